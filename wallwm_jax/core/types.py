@@ -1,0 +1,137 @@
+"""The values that cross module borders: shapes, units, ranges and frames of reference.
+
+This file imports neither jax nor flax, so that `data` can fill these types without them. `EventBatch` is a
+`NamedTuple` and therefore a pytree for jax without being registered.
+
+Letters in the shapes: B rows, F latent frame slots of a row, R raw frames of a latent frame (the codec's temporal
+compression), V views, H x W pixels, h x w latent cells, A action slots of a row, S event segments of a row,
+L text tokens, D = 26 unified degrees of freedom, T episode frames.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+UNIFIED_DIMENSION = 26
+"""Left arm xyz 3 + rotation 6 + gripper 1, right arm the same 10, base 3, lift 1, head 2."""
+
+LEFT_ARM, RIGHT_ARM = slice(0, 10), slice(10, 20)
+BASE, LIFT, HEAD = slice(20, 23), slice(23, 24), slice(24, 26)
+POSITION, ROTATION, GRIPPER = slice(0, 3), slice(3, 9), slice(9, 10)
+"""Parts of one arm's ten numbers: metres in the world frame (x forward, y left, z up), the first two columns of the
+rotation matrix, and the gripper from 0 (closed) to 1 (open)."""
+
+CAPTION_LEVELS = ("task", "subtask", "action", "segment", "human")
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A description of the frames [start, end) at one caption level."""
+
+    level: str
+    start: int
+    end: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One nameable piece of behaviour. Frame `start` is its anchor; frame `end` (the next event's anchor) its last
+    pose, or the episode's last frame if `end` equals the number of frames."""
+
+    start: int
+    end: int
+    caption: str
+    verb: str
+    object: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One recorded episode in the unified layout. Frames are decoded on demand by the reader that made it."""
+
+    dataset: str
+    index: int
+    fps: float
+    views: tuple[str, ...]
+    state: Float[np.ndarray, "T 26"]
+    action: Float[np.ndarray, "T 26"]
+    dof_mask: Bool[np.ndarray, "26"]
+    timestamps: Float[np.ndarray, "T"]
+    embodiment: str
+    source: str
+    confidence: float
+    task: str
+    captions: tuple[Caption, ...]
+    events: tuple[Event, ...]
+    intrinsics: Float[np.ndarray, "T V 3 3"] | None = None
+    """Pixels."""
+    extrinsics: Float[np.ndarray, "T V 4 4"] | None = None
+    """World to camera, OpenCV axes, metres."""
+
+
+class Observation(NamedTuple):
+    """What a policy sees at one control step."""
+
+    views: UInt8[np.ndarray, "V H W 3"]
+    view_mask: Bool[np.ndarray, "V"]
+    state: Float[np.ndarray, "26"]
+    """Unified layout, metres and radians, world frame (not normalised)."""
+    dof_mask: Bool[np.ndarray, "26"]
+
+
+class ActionChunk(NamedTuple):
+    """A trajectory of absolute unified poses, one a control step."""
+
+    actions: Float[np.ndarray, "A 26"]
+    dof_mask: Bool[np.ndarray, "26"]
+    step_mask: Bool[np.ndarray, "A"]
+    control_hz: float
+
+
+class EventBatch(NamedTuple):
+    """Rows of packed events. Every mask is required; True marks what is real.
+
+    A row holds up to S events. Event s owns the latent slots with `frame_segment_ids == s + 1` and the action slots
+    with `action_segment_ids == s + 1`; id 0 is padding. Its latent slot at position 0 is the keyframe, repeated R
+    times.
+    """
+
+    frames: UInt8[np.ndarray, "B F R V H W 3"]
+    frame_segment_ids: Int[np.ndarray, "B F"]
+    frame_positions: Int[np.ndarray, "B F"]
+    """Latent frame index in the event; 0 is the keyframe (the observation)."""
+    frame_times: Float[np.ndarray, "B F"]
+    """Seconds since the event's anchor of the slot's last raw frame."""
+    frame_mask: Bool[np.ndarray, "B F"]
+    view_mask: Bool[np.ndarray, "B F V"]
+    border_mask: Bool[np.ndarray, "B F V h w"]
+    """False on latent cells that touch out-of-frame or synthetic black regions."""
+    intrinsics: Float[np.ndarray, "B F V 3 3"]
+    """Pixels of the H x W image, at the slot's last raw frame."""
+    extrinsics: Float[np.ndarray, "B F V 4 4"]
+    """World to camera, OpenCV axes, metres, at the slot's last raw frame."""
+    camera_mask: Bool[np.ndarray, "B F V"]
+    """Whether intrinsics and extrinsics are known; an unknown camera is never masked out by sight cones."""
+    actions: Float[np.ndarray, "B A 26"]
+    """Targets relative to the anchor's pose, normalised to [-1, 1]; slot k is commanded k steps after the anchor."""
+    action_segment_ids: Int[np.ndarray, "B A"]
+    action_positions: Int[np.ndarray, "B A"]
+    """Step index k in the event, from 0."""
+    action_times: Float[np.ndarray, "B A"]
+    """Seconds since the event's anchor: (k + 1) / control rate."""
+    action_mask: Bool[np.ndarray, "B A"]
+    dof_mask: Bool[np.ndarray, "B S 26"]
+    state: Float[np.ndarray, "B S 26"]
+    """State at the anchor, normalised to [-1, 1], zero where `dof_mask` is False."""
+    text: Int[np.ndarray, "B S L"]
+    text_mask: Bool[np.ndarray, "B S L"]
+    segment_mask: Bool[np.ndarray, "B S"]
+    event_steps: Int[np.ndarray, "B S"]
+    """Control steps from the anchor to the event's end (before truncation)."""
+    truncated: Bool[np.ndarray, "B S"]
+    """Whether the event was longer than `max_latent_frames` allows."""
+    event_rows: Int[np.ndarray, "B S"]
+    """Row of the event index that filled the segment; -1 where the segment is empty."""
