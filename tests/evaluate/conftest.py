@@ -1,0 +1,94 @@
+"""An invented evaluation, for tests of the report alone."""
+
+import numpy as np
+import pytest
+
+from wallwm_jax.evaluate.baselines import SCENE_RULE
+from wallwm_jax.evaluate.errors import ErrorSummary, unit_of
+from wallwm_jax.evaluate.results import (
+    ClosedLoopResult,
+    ClusterBalance,
+    Curve,
+    Evaluation,
+    Filmstrip,
+    LengthResult,
+    ParameterRow,
+    TrajectoryExample,
+    VerbResult,
+)
+from wallwm_jax.evaluate.video_quality import FrameQuality, VideoQuality
+
+VERBS = ("reach", "grasp", "lift", "move", "place", "release", "retreat", "open", "close", "press")
+
+
+def _scaled(value, unit):
+    factor = 1.0 if unit == "mm" else 0.005
+    return ErrorSummary(0.5 * value * factor, 0.6 * value * factor, value * factor, 1.3 * value * factor)
+
+
+def _film(index, generator, size):
+    columns = 3 + index % 4
+    truth = np.full((columns, 3, size, size, 3), 210, np.uint8)
+    for time in range(columns):
+        for view in range(3):
+            at = 8 + 10 * time + 4 * view
+            truth[time, view, at : at + 18, 20 + 6 * view : 44] = (200, 80, 40)
+    dream = (truth + generator.integers(-25, 25, truth.shape)).clip(0, 255).astype(np.uint8)
+    times = [0.4 * column for column in range(columns)]
+    return Filmstrip(
+        f"{VERBS[index]} the blue puck", "held-out episode 3, 1.6 s", ("front", "topview", "wrist"), times, truth, dream
+    )
+
+
+def _example(index, generator):
+    steps = 16 + 4 * index
+    line = np.linspace(0, 1, steps)[:, None]
+    truth = np.concatenate([line * generator.normal(size=3) * 0.2, 1 - line], axis=1)
+    ours = truth + generator.normal(size=truth.shape) * 0.01
+    anchor = np.array([0, 0, 0, 1.0])
+    return TrajectoryExample(VERBS[index], f"{VERBS[index]} the drawer handle", 20.0, truth, ours, truth * 0.7, anchor)
+
+
+def invent(size: int = 96) -> Evaluation:
+    """Ten verbs, six films of `size` pixels, two curves, a closed loop: every section of the report has content."""
+    generator = np.random.default_rng(0)
+    verbs = [
+        VerbResult(verb, unit_of(verb), 20, index % 2, index in (0, 3), *(_scaled(v, unit_of(verb)) for v in values))
+        for index, verb in enumerate(VERBS)
+        for values in [(20 + index, 150 + index, 60 + index)]
+    ]
+    steps = list(range(0, 400, 2))
+    loss = list(np.exp(-np.array(steps) / 150) + 0.2 + 0.05 * generator.random(len(steps)))
+    curves = [Curve(name, steps, loss, steps[::25], loss[::25]) for name in ("video", "action")]
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+    true = list(generator.integers(5, 40, 60))
+    predicted = [length + float(generator.normal()) * 2 for length in true]
+    ends = {
+        verb: (base := generator.normal(size=(20, 1, 3)) * 0.2) + generator.normal(size=(20, 2, 3)) * 0.01
+        for verb in ("reach", "move", "place")
+    }
+    quality = VideoQuality(
+        FrameQuality(27, 0.9, 18), FrameQuality(24, 0.88, 9), FrameQuality(33, 0.96, 29), events=24, images=300
+    )
+    parameters = [ParameterRow(f"blocks/video/{i}", (6, 160, 640), "layers | embed -> mlp", "muon", True) for i in range(9)]
+    return Evaluation(
+        verbs=verbs,
+        scene_rule=SCENE_RULE,
+        length=LengthResult(60, 1.5, 2.0, 4.0, 5.0, predicted, true),
+        video=quality,
+        filmstrips=[_film(index, generator, size) for index in range(6)],
+        trajectories=[_example(index, generator) for index in range(6)],
+        end_points=ends,
+        closed_loop=ClosedLoopResult(4, 40, 25, {verb: (2, 4) for verb in VERBS}, 1),
+        curves=curves,
+        clusters=[ClusterBalance(name, shares, shares * 0 + 0.25) for name in ("seen and said", "how the arm moves")],
+        parameters=parameters,
+        counts={"held-out events": 200, "training events": 900, "video steps": 6},
+        seconds=61.0,
+    )
+
+
+@pytest.fixture
+def evaluation():
+    """The function that invents an evaluation."""
+    return invent

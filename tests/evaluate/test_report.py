@@ -1,0 +1,95 @@
+"""The report is one whole page, and metrics.json holds what it says."""
+
+import dataclasses
+import html
+import html.parser
+import json
+
+import pytest
+
+from wallwm_jax.evaluate.report import render, write_report
+from wallwm_jax.evaluate.results import heldout_at, metrics, write_metrics
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects open tags (must end empty), external references and image kinds."""
+
+    VOID = {"meta", "img", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.references = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.references += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def test_report_is_self_contained_and_small(evaluation, tmp_path):
+    """Tags close in order, every reference is data inside the page, films of every view are there, under 5 MB."""
+    path = tmp_path / "report.html"
+    result = evaluation()
+    write_report(result, path)
+    text = path.read_text()
+    page = _Page(text)
+    assert page.stack == []
+    assert page.references and all(reference.startswith("data:image/") for reference in page.references)
+    assert "http://" not in text and "https://" not in text and "url(" not in text
+    assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 6 * 3
+    assert path.stat().st_size < 5e6
+    assert list(tmp_path.iterdir()) == [path]
+    for word in ("hold still", "mean trajectory", html.escape(result.scene_rule), "codec ceiling"):
+        assert word.lower() in text.lower()
+
+
+def test_captions_are_escaped(evaluation):
+    """A caption is data, not HTML."""
+    result = evaluation(16)
+    film = dataclasses.replace(result.filmstrips[0], title="<script>x</script>")
+    assert "<script>" not in render(dataclasses.replace(result, filmstrips=[film]))
+
+
+def test_report_without_optional_results_still_renders(evaluation):
+    """A run without training history, simulator or video has a shorter page, not a broken one."""
+    empty = dataclasses.replace(
+        evaluation(16), video=None, closed_loop=None, length=None, curves=[], filmstrips=[], clusters=[], parameters=[],
+        trajectories=[], end_points={},
+    )  # fmt: skip
+    assert _Page(render(empty)).stack == []
+    assert metrics(empty)["video_loss_start"] is None
+
+
+def test_metrics_hold_the_headline_numbers(evaluation, tmp_path):
+    """Start is the held-out loss at step 50, end the last; verbs carry medians at the event's end with their unit."""
+    result = evaluation(16)
+    path = tmp_path / "metrics.json"
+    write_metrics(result, path)
+    read = json.loads(path.read_text())
+    curve = result.curves[0]
+    assert read["video_loss_start"] == pytest.approx(curve.heldout[curve.heldout_steps.index(50)])
+    assert read["video_loss_end"] == pytest.approx(curve.heldout[-1])
+    assert read["seconds"] == 61.0
+    assert read["verbs"]["reach"] == {
+        "ours": 20, "hold": 150, "mean": 60, "unit": "mm", "scene_dependent": True, "events": 20,
+    }  # fmt: skip
+    assert read["verbs"]["grasp"]["unit"] == "opening"
+
+
+def test_heldout_loss_is_taken_at_or_after_the_step(evaluation):
+    curve = dataclasses.replace(evaluation(16).curves[0], heldout_steps=[0, 40, 80], heldout=[3.0, 2.0, 1.0])
+    assert heldout_at(curve, 50) == 1.0 and heldout_at(curve, 40) == 2.0 and heldout_at(curve, 81) is None
+    assert heldout_at(None, 50) is None
+
+
+def test_non_finite_numbers_become_null(evaluation, tmp_path):
+    """JSON has no NaN: strict parsers must be able to read the file."""
+    result = evaluation(16)
+    video = dataclasses.replace(result.video, copy=dataclasses.replace(result.video.copy, moved_psnr=float("nan")))
+    write_metrics(dataclasses.replace(result, video=video), tmp_path / "metrics.json")
+    text = (tmp_path / "metrics.json").read_text()
+    assert "NaN" not in text and json.loads(text)["detail"]["video"]["copy"]["moved_psnr"] is None
