@@ -1,0 +1,27 @@
+"""Fresh parameters of a model, with the declaration of every one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wallwm_jax.core.types import EventBatch
+from wallwm_jax.models.world_action import WorldAction
+from wallwm_jax.nn.parameters import declarations, unbox
+
+
+def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
+    """Zero inputs of `WorldAction.__call__` that fit `batch`."""
+    rows, slots, _, views = batch.frames.shape[:4]
+    cells, channels, segments = model.variant.cells, model.variant.channels, batch.segment_mask.shape[1]
+    noisy_video = jnp.zeros((rows, slots, views, cells, cells, channels))
+    noisy_action = jnp.zeros((rows, draws, *batch.actions.shape[1:]))
+    return batch, noisy_video, noisy_action, jnp.ones((rows, segments)), jnp.ones((rows, draws, segments))
+
+
+def init_parameters(model: WorldAction, key: jax.Array, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parameters as plain nested dicts, their declarations). Only the batch's shapes matter: parameters depend on `key`
+    alone. Raises InputError for a parameter of two or more dimensions without a declaration."""
+    one_row = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)
+    boxed = jax.jit(model.init)(key, *abstract_inputs(model, one_row))["params"]
+    return unbox(boxed), declarations(boxed)

@@ -1,0 +1,99 @@
+"""Sizes of the world action model: a size is a row of `VARIANTS`."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.nn.video_codec import HaarCodec
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One size. Widths are multiples of their head counts; a head's width is even.
+
+    Attributes:
+      image: pixels H = W (used for learned places only by the duration head).
+      codec: frames <-> latents; None where an external codec gives `channels` latents.
+      channels: latent channels C.
+      cells: latent cells h = w.
+      patch: patch side in latent cells.
+      prediction: what the video head predicts: "velocity", or "clean" latents (as the change from the keyframe).
+      action_prediction: the same for actions: "velocity" or "clean".
+      min_time: least t by which a clean prediction is divided.
+      max_latent_frames: learned positions of latent frames in an event.
+      reach: nearest and farthest distance of sight cones, metres.
+    """
+
+    layers: int
+    embed: int
+    heads: int
+    mlp: int
+    action_embed: int
+    action_heads: int
+    action_mlp: int
+    text_layers: int
+    text_embed: int
+    text_heads: int
+    text_mlp: int
+    vocabulary: int
+    duration_embed: int
+    channels: int
+    cells: int
+    patch: int = 2
+    codec: HaarCodec | None = None
+    prediction: str = "velocity"
+    action_prediction: str = "velocity"
+    min_time: float = 0.05
+    frequency: int = 256
+    relative: int = 32
+    max_latent_frames: int = 65
+    reach: tuple[float, float] = (0.05, 3.0)
+
+    def __post_init__(self):
+        for field in ("prediction", "action_prediction"):
+            if getattr(self, field) not in ("velocity", "clean"):
+                raise InputError(f"variant.{field}", getattr(self, field), "'velocity' or 'clean'")
+        for width, heads in (("embed", "heads"), ("action_embed", "action_heads"), ("text_embed", "text_heads")):
+            if getattr(self, width) % (2 * getattr(self, heads)):
+                raise InputError(f"variant.{width}", getattr(self, width), f"a multiple of 2 x {getattr(self, heads)} heads")
+        if self.codec is not None and self.codec.channels != self.channels:
+            raise InputError("variant.channels", self.channels, f"the codec's {self.codec.channels}")
+
+
+_TINY_CODEC = HaarCodec(kept_spatial=16, kept_temporal=2)
+_MICRO_CODEC = HaarCodec(spatial_levels=2, kept_spatial=4, kept_temporal=2)
+
+VARIANTS: Mapping[str, Variant] = {
+    "micro": Variant(
+        layers=2, embed=32, heads=2, mlp=64, action_embed=24, action_heads=2, action_mlp=48,
+        text_layers=1, text_embed=16, text_heads=2, text_mlp=32, vocabulary=259, duration_embed=16,
+        channels=24, cells=4, codec=_MICRO_CODEC, prediction="clean", frequency=16, max_latent_frames=8,
+    ),
+    "tiny": Variant(
+        layers=6, embed=160, heads=4, mlp=640, action_embed=128, action_heads=4, action_mlp=320,
+        text_layers=2, text_embed=128, text_heads=4, text_mlp=256, vocabulary=259, duration_embed=64,
+        channels=96, cells=12, codec=_TINY_CODEC, prediction="clean", frequency=128, max_latent_frames=16,
+    ),
+    "wan2.1-1.3b": Variant(
+        layers=30, embed=1536, heads=12, mlp=8960, action_embed=768, action_heads=12, action_mlp=2048,
+        text_layers=24, text_embed=4096, text_heads=64, text_mlp=10240, vocabulary=256384, duration_embed=512,
+        channels=16, cells=32,
+    ),
+    "wan2.2-5b": Variant(
+        layers=30, embed=3072, heads=24, mlp=14336, action_embed=1024, action_heads=16, action_mlp=2816,
+        text_layers=24, text_embed=4096, text_heads=64, text_mlp=10240, vocabulary=256384, duration_embed=512,
+        channels=48, cells=16,
+    ),
+}  # fmt: skip
+"""The Wan rows have the published dimensions of the video tower and of UMT5-XXL, which encodes their captions."""
+
+
+def variant(name: str, overrides: Mapping[str, object] | None = None) -> Variant:
+    """The row `name` with some fields replaced; raises InputError for an unknown row or field."""
+    if name not in VARIANTS:
+        raise InputError("model.variant", repr(name), f"one of {sorted(VARIANTS)}")
+    overrides = dict(overrides or {})
+    unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(Variant)})
+    if unknown:
+        raise InputError("model.overrides", unknown, f"fields of Variant: {[f.name for f in dataclasses.fields(Variant)]}")
+    return dataclasses.replace(VARIANTS[name], **overrides)

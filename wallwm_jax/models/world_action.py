@@ -1,0 +1,248 @@
+"""WALL-WM: a multi-view video tower and an action tower that reads it, `p(V_e, a_e | V_0, s, c_e)`.
+
+Convention of both flows: z_t = (1 - t) z_0 + t eps, velocity eps - z_0, t = 1 is pure noise (WALL-WM eq. 7).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, UInt8
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
+from wallwm_jax.models.variants import Variant
+from wallwm_jax.nn import action_dit, masks, positions
+from wallwm_jax.nn.attention import attention_mask
+from wallwm_jax.nn.duration import DurationHead
+from wallwm_jax.nn.layers import gather_segments
+from wallwm_jax.nn.text_encoder import TextEncoder
+from wallwm_jax.nn.towers import towers
+from wallwm_jax.nn.video_dit import VIDEO_MODULATIONS, VideoContext, VideoTower, patchify
+
+
+class WorldAction(nn.Module):
+    """The model. Methods are called as `model.apply({"params": params}, ..., method="video")`.
+
+    Attributes:
+      variant: the size.
+      views: cameras a batch has (V).
+      cross_view: whether video blocks have the cross-view branch.
+      remat: recompute each block in the backward pass.
+      unroll: layers a scan iteration.
+      dtype: of the matrix products; parameters, norms, softmax, modulation and outputs stay fp32.
+    """
+
+    variant: Variant
+    views: int
+    cross_view: bool = True
+    remat: bool = False
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        row = self.variant
+        shared = {"frequency": row.frequency, "view": self.views, "text_embed": row.text_embed, "dof": UNIFIED_DIMENSION}
+        shared |= {"position": row.max_latent_frames + 1, "patch": row.patch**2 * row.channels}
+        pairs = row.embed // row.heads // 2
+        video = shared | _heads(row.embed, row.heads) | {"embed": row.embed, "mlp": row.mlp}
+        video |= {"modulation": VIDEO_MODULATIONS, "view_rotation": positions.view_rotation_size(pairs)}
+        action = shared | _heads(row.action_embed, row.action_heads) | {"embed": row.embed, "mlp": row.action_mlp}
+        action |= {"action_embed": row.action_embed, "modulation": action_dit.ACTION_MODULATIONS}
+        text = _heads(row.text_embed, row.text_heads) | {"text_embed": row.text_embed, "mlp": row.text_mlp}
+        text |= {"vocabulary": row.vocabulary, "relative": row.relative}
+        width = row.duration_embed
+        duration = shared | _heads(width, 4) | {"embed": width, "mlp": 2 * width, "output": 1}
+        duration["position"] = (row.cells // row.patch) ** 2
+
+        self.text_encoder = TextEncoder(row.text_layers, text, self.dtype)
+        self.video_tower = VideoTower(video, row.channels, row.patch, self.dtype, name="video")
+        self.action_tower = action_dit.ActionTower(action, self.dtype, name="action")
+        self.duration_head = DurationHead(duration, self.dtype, name="duration")
+        options = {"cross_view": self.cross_view, "remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
+        self.blocks = towers(row.layers, video, action, **options)
+
+    def __call__(
+        self,
+        batch: EventBatch,
+        noisy_video: Float[Array, "B F V h w C"],
+        noisy_action: Float[Array, "B K A 26"],
+        video_time: Float[Array, "B S"],
+        action_time: Float[Array, "B K S"],
+    ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "B K A 26"], Float[Array, "B S"]]:
+        """One joint pass: video velocity, action velocity and log control steps. The keyframes come from the batch."""
+        observed = self.keyframes(batch, self.encode_frames(batch.frames))
+        text = self.encode_text(batch.text, batch.text_mask)
+        noisy_video = self._with_keyframes(batch, noisy_video, observed)
+        video, context = self._video_inputs(batch, noisy_video, observed, video_time, text, batch.text_mask, False)
+        action, action_context = self._action_inputs(batch, noisy_action, action_time)
+        (video, action), _ = self.blocks((video, action), None, context[0], action_context[0])
+        return (
+            self._video_velocity(batch, video, context[1], noisy_video, observed, video_time),
+            self._action_velocity(batch, action, action_context[1], noisy_action, action_time),
+            self.duration(batch, observed, text, batch.text_mask),
+        )
+
+    def encode_frames(self, frames: UInt8[Array, "B F R V H W 3"]) -> Float[Array, "B F V h w C"]:
+        """Latents of grouped frames (0..255), fp32."""
+        grouped = jnp.moveaxis(frames, 3, 2).astype(jnp.float32) / 127.5 - 1.0
+        return self._codec().encode_groups(grouped)
+
+    def decode_frames(self, latents: Float[Array, "B F V h w C"]) -> Float[Array, "B F R V H W 3"]:
+        """Frames in 0..255 as floats, clipped."""
+        frames = self._codec().decode_groups(latents)
+        return jnp.moveaxis(jnp.clip((frames + 1.0) * 127.5, 0.0, 255.0), 2, 3)
+
+    def encode_text(self, text: Array, text_mask: Bool[Array, "B S L"]) -> Float[Array, "B S L text_embed"]:
+        """Features of the captions, fp32; zero where the mask is False."""
+        return self.text_encoder(text, text_mask)
+
+    def keyframes(self, batch: EventBatch, latents: Float[Array, "B F V h w C"]) -> Float[Array, "B F V h w C"]:
+        """`latents` at the slots of the keyframes, zero elsewhere: the conditioning channel y."""
+        return jnp.where(_observed_slots(batch)[:, :, None, None, None, None], latents, 0.0)
+
+    def video(
+        self,
+        batch: EventBatch,
+        noisy: Float[Array, "B F V h w C"],
+        observed: Float[Array, "B F V h w C"],
+        time: Float[Array, "B S"],
+        text_features: Float[Array, "B S L text_embed"],
+        text_mask: Bool[Array, "B S L"],
+        sight_cones: bool = False,
+    ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "layers B F V n embed"]]:
+        """Velocity (fp32) and every block's output. Slots at position 0 enter clean, whatever `noisy` holds there (as
+        Wan2.2-TI2V). `sight_cones` restricts cross-view attention by the cameras' calibration (training only)."""
+        noisy = self._with_keyframes(batch, noisy, observed)
+        tokens, context = self._video_inputs(batch, noisy, observed, time, text_features, text_mask, sight_cones)
+        (tokens, _), features = self.blocks((tokens, None), None, context[0], None)
+        return self._video_velocity(batch, tokens, context[1], noisy, observed, time), features
+
+    def action(
+        self,
+        batch: EventBatch,
+        noisy: Float[Array, "B K A 26"],
+        time: Float[Array, "B K S"],
+        features: Float[Array, "layers B F V n embed"],
+    ) -> Float[Array, "B K A 26"]:
+        """Velocity of K noise draws that share the video features (eqs. 9-13), fp32; masked DoF are exactly 0."""
+        tokens, context = self._action_inputs(batch, noisy, time)
+        (_, tokens), _ = self.blocks((None, tokens), features, None, context[0])
+        return self._action_velocity(batch, tokens, context[1], noisy, time)
+
+    def duration(
+        self,
+        batch: EventBatch,
+        observed: Float[Array, "B F V h w C"],
+        text_features: Float[Array, "B S L text_embed"],
+        text_mask: Bool[Array, "B S L"],
+    ) -> Float[Array, "B S"]:
+        """Log control steps of every event, fp32; 0 for empty segments."""
+        segments = 1 + jnp.arange(batch.segment_mask.shape[1])
+        first = _observed_slots(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
+        slot = jnp.argmax(first, -1)
+        patches = jax.vmap(lambda row, slots: row[slots])(patchify(observed, self.variant.patch), slot)
+        real = jax.vmap(lambda row, slots: row[slots])(_real_views(batch), slot) & jnp.any(first, -1)[..., None]
+        steps = self.duration_head(patches, real, text_features, text_mask, batch.state, batch.dof_mask)
+        return jnp.where(batch.segment_mask, steps, 0.0)
+
+    def _codec(self):
+        if self.variant.codec is None:
+            raise InputError("variant.codec", None, "a codec: this variant takes latents only")
+        return self.variant.codec
+
+    def _with_keyframes(self, batch: EventBatch, noisy: Array, observed: Array) -> Array:
+        return jnp.where(_observed_slots(batch)[:, :, None, None, None, None], observed, noisy)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.variant.patch, width // self.variant.patch
+
+    def _video_inputs(self, batch, noisy, observed, time, text, text_mask, sight_cones):
+        """Tokens, and (the blocks' context, the slots' time embedding)."""
+        rows, slots, views, height, width, _ = noisy.shape
+        grid, row = self._grid(height, width), self.variant
+        patches, pairs = grid[0] * grid[1], row.embed // row.heads // 2
+        embedding, modulation = self.video_tower.modulations(time, batch.frame_segment_ids)
+        within = positions.within_view_angles(batch.frame_positions, *grid, pairs).reshape(rows, slots * patches, pairs)
+        across = positions.cross_view_angles(batch.frame_positions, *grid, self.video_tower.view_angles, pairs)
+        real, visible = _real_views(batch), None
+        if sight_cones:
+            pixels = row.patch * (batch.frames.shape[-2] // width)
+            cameras = (batch.intrinsics, batch.extrinsics, batch.camera_mask)
+            visible = masks.sight_cone_mask(*cameras, grid, pixels, row.reach)
+        readable = gather_segments(text_mask & batch.segment_mask[..., None], batch.frame_segment_ids)
+        context = VideoContext(
+            modulation=modulation,
+            within_view_rotation=positions.rotation(within),
+            within_view_mask=masks.within_view_mask(batch.frame_segment_ids, real, patches),
+            cross_view_rotation=positions.rotation(across.reshape(rows * slots, views * patches, pairs)),
+            cross_view_mask=masks.cross_view_mask(real, patches, visible),
+            text=self.video_tower.embed_text(text),
+            text_segments=batch.frame_segment_ids,
+            text_mask=attention_mask(readable.reshape(rows * slots, 1, -1)),
+        )
+        return self.video_tower.embed(noisy, observed, _observed_slots(batch)), (context, embedding)
+
+    def _video_velocity(self, batch, tokens, embedding, noisy, observed, time):
+        predicted = self.video_tower.predict(tokens, embedding, self._grid(*noisy.shape[3:5]))
+        if self.variant.prediction == "velocity":
+            return predicted
+        own_keyframe = (batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :])
+        own_keyframe = (own_keyframe & _observed_slots(batch)[:, None, :]).astype(jnp.float32)
+        keyframe = jnp.einsum("bfg,bgx->bfx", own_keyframe, observed.reshape(*observed.shape[:2], -1))
+        slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]
+        return velocity_of_clean(noisy, predicted + keyframe.reshape(observed.shape), slot_time, self.variant.min_time)
+
+    def _action_inputs(self, batch, noisy, time):
+        """Tokens, and (the blocks' context, the tokens' time embedding)."""
+        rows, draws, steps, _ = noisy.shape
+        slots, row = batch.frame_positions.shape[1], self.variant
+        if slots < 2 or steps % (slots - 1):
+            raise InputError("actions", f"{steps} slots for {slots} latent slots", "a multiple of (latent slots - 1)")
+        grid = (row.cells // row.patch,) * 2
+        patches, pairs = grid[0] * grid[1], row.action_embed // row.action_heads // 2
+        ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)
+        frames = jnp.minimum(action_dit.action_frames(batch.action_positions, steps // (slots - 1)), row.max_latent_frames)
+        embedding, modulation = self.action_tower.modulations(time, ids)
+        angles = jnp.repeat(positions.axis_angles(batch.action_positions, pairs), draws, axis=0)
+        within = attention_mask(masks.same_segment(ids, ids, batch.action_mask))
+        across = masks.coupling_mask(ids, batch.frame_segment_ids, _real_views(batch), patches)
+        video_frames = jnp.minimum(batch.frame_positions, row.max_latent_frames)
+        context = action_dit.ActionContext(
+            modulation=modulation,
+            rotation=positions.rotation(angles),
+            mask=masks.repeat_batch(within, draws),
+            state=self.action_tower.embed_state(batch.state, batch.dof_mask),
+            segments=ids,
+            video_position=self.action_tower.video_positions(video_frames, batch.frame_times, grid),
+            video_mask=masks.repeat_queries(across, draws),
+        )
+        dof = gather_segments(batch.dof_mask, ids)
+        return self.action_tower.embed(noisy, dof, frames, batch.action_times), (context, embedding)
+
+    def _action_velocity(self, batch, tokens, embedding, noisy, time):
+        ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)
+        predicted = self.action_tower.predict(tokens, embedding)
+        if self.variant.action_prediction == "clean":
+            slot_time = jax.vmap(gather_segments, in_axes=(1, None), out_axes=1)(time, ids)[..., None]
+            predicted = velocity_of_clean(noisy, predicted, slot_time, self.variant.min_time)
+        return jnp.where(gather_segments(batch.dof_mask, ids)[:, None], predicted, 0.0)
+
+
+def velocity_of_clean(noisy: Array, clean: Array, time: Array, min_time: float) -> Array:
+    """(z_t - z_0) / t, which equals eps - z_0; t is kept above `min_time`."""
+    return (noisy - clean) / jnp.maximum(time, min_time)
+
+
+def _heads(width: int, heads: int) -> dict[str, int]:
+    return {"heads": heads, "head_dim": width // heads}
+
+
+def _observed_slots(batch: EventBatch) -> Bool[Array, "B F"]:
+    """Keyframe slots; the rest is to be generated."""
+    return (batch.frame_positions == 0) & batch.frame_mask
+
+
+def _real_views(batch: EventBatch) -> Bool[Array, "B F V"]:
+    return batch.view_mask & (batch.frame_mask & (batch.frame_segment_ids > 0))[..., None]

@@ -1,0 +1,72 @@
+"""Both towers' blocks as one stack: one `nn.scan` over one (optionally rematerialised) block.
+
+Video-only, action-only on cached features and joint passes read the same parameters `{video, action}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from wallwm_jax.nn.action_dit import ActionBlock, ActionContext
+from wallwm_jax.nn.video_dit import VideoBlock, VideoContext
+
+
+class TowerBlock(nn.Module):
+    """Block i of the video tower and the action block that reads its output: pi(i) = i in WALL-WM eq. 9.
+
+    Either half runs when its tokens are given. The second result, the paired features, is returned when there is no
+    action half to consume them at once.
+    """
+
+    video_sizes: Mapping[str, int]
+    action_sizes: Mapping[str, int]
+    cross_view: bool = True
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.video = VideoBlock(self.video_sizes, self.cross_view, self.dtype)
+        self.action = ActionBlock(self.action_sizes, self.dtype)
+
+    def __call__(
+        self,
+        tokens: tuple[Float[Array, "B F V n embed"] | None, Float[Array, "B K A action_embed"] | None],
+        features: Float[Array, "B F V n embed"] | None,
+        video_context: VideoContext | None,
+        action_context: ActionContext | None,
+    ) -> tuple[tuple[Array | None, Array | None], Array | None]:
+        video, action = tokens
+        if video is not None:
+            video = features = self.video(video, video_context)
+        if action is None:
+            return (video, None), features
+        return (video, self.action(action, features, action_context)), None
+
+
+def towers(
+    layers: int,
+    video_sizes: Mapping[str, int],
+    action_sizes: Mapping[str, int],
+    *,
+    cross_view: bool = True,
+    remat: bool = False,
+    unroll: int = 1,
+    dtype: Any = jnp.float32,
+) -> nn.Module:
+    """The stack of `layers` blocks, called as `TowerBlock` with features stacked on a leading axis.
+
+    `remat` recomputes a block's activations in the backward pass; `unroll` is the number of layers a scan iteration.
+    """
+    block = nn.remat(TowerBlock, prevent_cse=False) if remat else TowerBlock
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast, nn.broadcast),
+        length=layers,
+        unroll=unroll,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return stack(video_sizes, action_sizes, cross_view, dtype)

@@ -1,0 +1,145 @@
+"""Codecs between frames and latents. `HaarCodec` is analytic: an orthonormal 3-D Haar wavelet transform."""
+
+import dataclasses
+import functools
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from wallwm_jax.core.errors import InputError
+
+
+class VideoCodec(Protocol):
+    """Frames in [-1, 1] <-> latents, with the temporal rule 1 + 4N frames -> 1 + N latents by groups of 4 frames."""
+
+    @property
+    def channels(self) -> int:
+        """Latent channels C."""
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels a latent cell covers, along height and width."""
+
+    def encode_groups(self, frames: Float[Array, "*batch R H W 3"]) -> Float[Array, "*batch h w C"]:
+        """One latent a group of R = 4 frames."""
+
+    def decode_groups(self, latents: Float[Array, "*batch h w C"]) -> Float[Array, "*batch R H W 3"]:
+        """The groups of R = 4 frames."""
+
+
+@functools.cache
+def haar_basis(levels: int) -> np.ndarray:
+    """Orthonormal Haar analysis rows `[2^levels, 2^levels]`, coarsest first, in one dimension."""
+    basis = np.ones((1, 1))
+    for _ in range(levels):
+        low = np.kron(basis, [1.0, 1.0])
+        high = np.kron(np.eye(len(basis)), [1.0, -1.0])
+        basis = np.concatenate([low, high]) / np.sqrt(2.0)
+    return basis
+
+
+@functools.cache
+def haar_basis_2d(levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal square Haar analysis rows `[4^levels, 2^levels * 2^levels]`, coarsest first, and each row's level of
+    detail (0: the mean, 1: the coarsest details, ...)."""
+    basis, detail = np.ones((1, 1, 1)), np.zeros(1, int)
+    for level in range(levels):
+        size = len(basis[0])
+        low = np.kron(basis, np.ones((1, 2, 2)))
+        cells = np.eye(size * size).reshape(-1, size, size)
+        patterns = ([[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]])
+        high = np.concatenate([np.kron(cells, np.array([pattern])) for pattern in patterns])
+        basis = np.concatenate([low, high]) / 2.0
+        detail = np.concatenate([detail, np.full(len(high), level + 1)])
+    return basis.reshape(len(basis), -1), detail
+
+
+@dataclasses.dataclass(frozen=True)
+class HaarCodec:
+    """Orthonormal 3-D Haar transform of 4 frames x 2^levels x 2^levels pixels, each band scaled by a constant.
+
+    With every band kept the codec is exactly invertible. `kept_spatial` and `kept_temporal` keep only that many of the
+    coarsest bands (lossy: decode(encode(x)) is then the orthogonal projection of x on the kept bands).
+
+    Attributes:
+      spatial_levels: compression is 2^levels along height and width.
+      temporal_levels: 2, four frames a latent.
+      kept_spatial: of 4^levels spatial bands (None: all).
+      kept_temporal: of 4 temporal bands (None: all).
+      detail_gain: factor on each finer level of spatial detail, which natural images fill less.
+    """
+
+    spatial_levels: int = 3
+    temporal_levels: int = 2
+    kept_spatial: int | None = None
+    kept_temporal: int | None = None
+    detail_gain: float = 1.5
+
+    def __post_init__(self):
+        for field, bands in (("kept_spatial", 4**self.spatial_levels), ("kept_temporal", self.group)):
+            kept = getattr(self, field)
+            if kept is not None and not 1 <= kept <= bands:
+                raise InputError(f"HaarCodec.{field}", kept, f"1 to {bands}, or None for all")
+
+    @property
+    def group(self) -> int:
+        """R: frames a latent."""
+        return 2**self.temporal_levels
+
+    @property
+    def spatial_compression(self) -> int:
+        return 2**self.spatial_levels
+
+    @property
+    def channels(self) -> int:
+        return 3 * (self.kept_spatial or 4**self.spatial_levels) * (self.kept_temporal or self.group)
+
+    def _matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Analysis and synthesis `[R * pixels, bands]`; their product over the bands is the projection."""
+        spatial, detail = haar_basis_2d(self.spatial_levels)
+        spatial, detail = spatial[: self.kept_spatial], detail[: self.kept_spatial]
+        temporal = haar_basis(self.temporal_levels)[: self.kept_temporal]
+        basis = np.kron(temporal, spatial)
+        # A frame's mean becomes twice the mean: pixels in [-1, 1] have a standard deviation of about 0.5.
+        mean = 2.0 / np.sqrt(self.group * 4**self.spatial_levels)
+        gain = np.tile(mean * self.detail_gain**detail, len(temporal))
+        return (basis * gain[:, None]).T.astype(np.float32), (basis / gain[:, None]).T.astype(np.float32)
+
+    def encode_groups(self, frames: Float[Array, "*batch R H W 3"]) -> Float[Array, "*batch h w C"]:
+        *batch, group, height, width, colours = frames.shape
+        side = self.spatial_compression
+        if group != self.group or height % side or width % side:
+            raise InputError("frames", f"groups {frames.shape[-4:]}", f"{self.group} frames, sides divisible by {side}")
+        cells = frames.reshape(-1, group, height // side, side, width // side, side, colours)
+        cells = cells.transpose(0, 2, 4, 6, 1, 3, 5).reshape(-1, group * side * side)
+        latents = cells @ self._matrices()[0]
+        return latents.reshape(*batch, height // side, width // side, self.channels)
+
+    def decode_groups(self, latents: Float[Array, "*batch h w C"]) -> Float[Array, "*batch R H W 3"]:
+        *batch, rows, columns, channels = latents.shape
+        side = self.spatial_compression
+        cells = latents.reshape(-1, channels // 3) @ self._matrices()[1].T
+        cells = cells.reshape(-1, rows, columns, 3, self.group, side, side).transpose(0, 4, 1, 5, 2, 6, 3)
+        return cells.reshape(*batch, self.group, rows * side, columns * side, 3)
+
+    def encode(self, frames: Float[Array, "*batch T H W 3"]) -> Float[Array, "*batch latents h w C"]:
+        """1 + 4N frames -> 1 + N latents: the first frame is repeated to fill the first group."""
+        time = frames.ndim - 4
+        if frames.shape[time] % self.group != 1:
+            raise InputError("frames", f"{frames.shape[time]} frames", f"1 + {self.group} N")
+        first, rest = jnp.split(frames, [1], time)
+        filled = jnp.concatenate([jnp.repeat(first, self.group, time), rest], time)
+        shape = filled.shape
+        groups = filled.reshape(*shape[:time], -1, self.group, *shape[time + 1 :])
+        return self.encode_groups(groups)
+
+    def decode(self, latents: Float[Array, "*batch latents h w C"]) -> Float[Array, "*batch T H W 3"]:
+        """1 + N latents -> 1 + 4N frames; the first is the mean of the first group."""
+        groups = self.decode_groups(latents)
+        time = groups.ndim - 5
+        shape = groups.shape
+        frames = groups.reshape(*shape[:time], -1, *shape[time + 2 :])
+        first, rest = jnp.split(frames, [self.group], time)
+        return jnp.concatenate([jnp.mean(first, time, keepdims=True), rest], time)
