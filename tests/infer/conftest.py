@@ -1,0 +1,87 @@
+"""A model whose flow is known: every path ends at a latent and an action that its inputs determine."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wallwm_jax.core.types import Observation
+from wallwm_jax.data.embodiment import Embodiment
+from wallwm_jax.data.statistics import Statistics
+
+VIEWS, SIZE = 2, 16
+
+
+class KnownFlow:
+    """Velocity (z - end) / t, whose Euler solution lands on `end` exactly.
+
+    Latents are cell means of the keyframe in [0, 1]. The dream's end at position f is the keyframe plus 0.1 f; the
+    action's end is the state plus the number of caption bytes / 100 plus the mean feature. Features are the noisy latents
+    times `feature_scale`, plus the time, so that what the action reads, and when, can be told from the result.
+    """
+
+    def __init__(self, feature_scale=0.0):
+        self.feature_scale, self.calls = feature_scale, []
+
+    def apply(self, variables, *arguments, method):
+        return getattr(self, method)(*arguments)
+
+    def encode_frames(self, frames):
+        cells = frames.reshape(*frames.shape[:4], SIZE // 8, 8, SIZE // 8, 8, 3).astype(jnp.float32)
+        return cells.mean(axis=(2, 5, 7)) / 255.0
+
+    def decode_frames(self, latents):
+        pixels = jnp.repeat(jnp.repeat(latents, 8, axis=3), 8, axis=4) * 255.0
+        return jnp.repeat(pixels[:, :, None], 4, axis=2)
+
+    def encode_text(self, text, text_mask):
+        return text_mask[..., None].astype(jnp.float32)
+
+    def video(self, batch, noisy, keyframes, time, text_features, text_mask, sight_cones):
+        assert sight_cones is False
+        self.calls.append("video")
+        positions = batch.frame_positions[..., None, None, None, None]
+        end = keyframes[:, :1] + 0.1 * positions
+        at = time[:, 0][:, None, None, None, None, None]
+        features = (self.feature_scale * noisy + at)[None]
+        return (noisy - end) / jnp.maximum(at, 1e-6), features
+
+    def action(self, batch, noisy, time, features):
+        self.calls.append("action")
+        length = batch.text_mask.sum(axis=(1, 2))[:, None, None, None] / 100.0
+        mean = features.mean(axis=(0, 2, 3, 4, 5, 6))[:, None, None, None]
+        end = batch.state[:, :, None] + length + mean
+        return (noisy - end) / jnp.maximum(time[..., None], 1e-6)
+
+    def duration(self, batch, keyframes, text_features, text_mask):
+        return jnp.log(text_mask.sum(axis=2).astype(jnp.float32))
+
+
+@pytest.fixture
+def known_flow():
+    return KnownFlow
+
+
+@pytest.fixture
+def statistics():
+    """Ranges of [-1, 1]: normalised values are the metres themselves."""
+    ones = np.ones(26)
+    return Statistics(-ones, ones, -ones, ones)
+
+
+@pytest.fixture
+def embodiment():
+    names = {"x": "right_arm.x", "y": "right_arm.y", "z": "right_arm.z", "gripper": "right_arm.gripper"}
+    return Embodiment("tabletop", 20.0, ("front", "wrist"), "observation.state", "action", names, names)
+
+
+@pytest.fixture
+def observe(embodiment):
+    """An observation whose images and state follow from a seed."""
+
+    def make(seed):
+        generator = np.random.default_rng(seed)
+        images = generator.integers(0, 100, (VIEWS, SIZE, SIZE, 3), dtype=np.uint8)
+        state = embodiment.lift(generator.uniform(-0.2, 0.2, (1, 4)))[0]
+        return Observation(images, np.ones(VIEWS, bool), state, embodiment.dof_mask)
+
+    return make

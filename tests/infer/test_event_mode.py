@@ -1,0 +1,162 @@
+"""Event mode on a model whose answers are known: what is read when, lengths, buckets, padding, randomness."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.infer.conditions import WindowSettings, condition_batch
+from wallwm_jax.infer.denoise import SolverSettings
+from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
+
+ARM = [10, 11, 12]
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def make_mode(embodiment, statistics, known_flow):
+    def make(feature_scale=0.0, rows=3, **solver):
+        solver = {"video_steps": 4, "action_steps": 3, "anchor_step": 45} | solver
+        settings = EventModeSettings(rows, WindowSettings(text_length=16, max_latent_frames=4), SolverSettings(**solver))
+        return EventMode(known_flow(feature_scale), {}, embodiment, statistics, settings)
+
+    return make
+
+
+def test_trajectory_and_dream_land_on_the_known_answer(make_mode, observe):
+    """Actions are decoded relative to the anchor state in metres; frames are keyframe, then R a latent; lengths are
+    the ones asked for."""
+    observations, captions, steps = [observe(0), observe(1)], ["lift", "open it"], [5, 20]
+    predictions = make_mode().predict(observations, captions, steps, key=KEY)
+    anchor_time = 5 * 0.1 / (1 + 4 * 0.1)
+    for observation, caption, count, prediction in zip(observations, captions, steps, predictions, strict=True):
+        latents = -(-count // 8)
+        assert prediction.actions.actions.shape == (count, 26) and prediction.actions.step_mask.all()
+        assert prediction.bucket == 1 + latents and prediction.frames.shape[0] == 1 + 4 * latents
+        expected = 2 * observation.state[ARM] + (len(caption) + 1) / 100 + anchor_time
+        np.testing.assert_allclose(prediction.actions.actions[:, ARM], np.tile(expected, (count, 1)), atol=1e-5)
+        untouched = np.setdiff1d(np.arange(26), [*ARM, 19])
+        np.testing.assert_array_equal(prediction.actions.actions[:, untouched], 0)
+        cells = observation.views.reshape(2, 2, 8, 2, 8, 3).mean(axis=(2, 4))
+        for latent in (1, latents):
+            dreamt = prediction.frames[4 * latent].reshape(2, 2, 8, 2, 8, 3).mean(axis=(2, 4))
+            np.testing.assert_allclose(dreamt, cells + 25.5 * latent, atol=0.51)  # half a grey level of rounding
+
+
+def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
+    """With the anchor at 0 the action is read at t = 1 after one video forward, and without a dream no other is traced."""
+    mode = make_mode(anchor_step=0)
+    prediction = mode.predict([observe(0)], ["lift"], [4], key=KEY, dream=False)[0]
+    expected = 2 * observe(0).state[ARM] + 0.05 + 1.0
+    np.testing.assert_allclose(prediction.actions.actions[0, ARM], expected, atol=1e-5)
+    assert mode._model.calls.count("video") == 1 and prediction.frames is None
+
+
+def test_duration_head_gives_the_length(make_mode, observe):
+    """Without steps the duration head decides (here: caption bytes and the end token), cut to the longest bucket."""
+    mode = make_mode(rows=2)
+    captions = ["lift", "open", "close it"]
+    predictions = mode.predict([observe(i) for i in range(3)], captions, key=KEY, dream=False)
+    assert [prediction.steps for prediction in predictions] == [5, 5, 9]
+    assert [len(prediction.actions.actions) for prediction in predictions] == [5, 5, 9]
+    np.testing.assert_allclose(mode.durations([observe(0)], ["lift"]), [5], rtol=1e-5)
+    long = mode.predict([observe(0)], ["lift"], [100], key=KEY, dream=False)[0]
+    assert long.steps == 100 and long.bucket == 4 and len(long.actions.actions) == 24
+
+
+def test_one_compilation_a_bucket(make_mode, observe):
+    """Calls of any number of events and lengths of one bucket share one program; jax's own compile counter agrees."""
+    mode, compiled = make_mode(rows=2), []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    mode.predict([observe(0)], ["lift"], [3], key=KEY)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        mode.predict([observe(i) for i in range(5)], ["lift"] * 5, [1, 8, 2, 7, 5], key=jax.random.key(1))
+        assert compiled == [] and mode.compiled == (("act", 2), ("dream", 2))
+        mode.predict([observe(0)], ["lift"], [9], key=KEY)
+        assert len(compiled) == 2 and mode.compiled[2:] == (("act", 3), ("dream", 3))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_other_events_of_a_call_do_not_matter(make_mode, observe):
+    """Padding rows, companions and the split into calls of the compiled size leave a prediction bit-identical."""
+    mode = make_mode(feature_scale=1.0, rows=2)
+    observations, captions, steps = [observe(i) for i in range(3)], ["lift", "press", "open"], [6, 7, 8]
+    together = mode.predict(observations, captions, steps, key=KEY)
+    alone = mode.predict(observations[:1], captions[:1], steps[:1], key=KEY)[0]
+    other = mode.predict([observations[0], observe(9), observe(8)], ["lift", "x", "y"], [6, 24, 1], key=KEY)[0]
+    for prediction in (alone, other):
+        np.testing.assert_array_equal(prediction.actions.actions, together[0].actions.actions)
+        np.testing.assert_array_equal(prediction.frames, together[0].frames)
+
+
+def test_randomness_is_the_key(make_mode, observe):
+    """The same key repeats, another one differs, and two places of a call draw different noise."""
+    mode = make_mode(feature_scale=1.0)
+    first, again, other = (
+        mode.predict([observe(0)] * 2, ["lift"] * 2, [6, 6], key=jax.random.key(seed), dream=False) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first[0].actions.actions, again[0].actions.actions)
+    assert np.abs(first[0].actions.actions - other[0].actions.actions).max() > 1e-4
+    assert np.abs(first[0].actions.actions - first[1].actions.actions).max() > 1e-4
+
+
+def test_samples_are_averaged(make_mode, observe):
+    """Several action noises share one video forward; on a flow with one end their mean is that end."""
+    single, mean = (
+        make_mode(samples=samples).predict([observe(0)], ["lift"], [6], key=KEY, dream=False)[0].actions.actions
+        for samples in (1, 5)
+    )
+    np.testing.assert_allclose(single, mean, atol=1e-5)
+
+
+def test_absent_view_is_not_read(make_mode, observe):
+    """Pixels of a masked view have no influence on anything."""
+    seen = observe(0)._replace(view_mask=np.array([True, False]))
+    changed = seen._replace(views=np.stack([seen.views[0], 255 - seen.views[1]]))
+    first, second = (make_mode(1.0).predict([o], ["lift"], [6], key=KEY)[0] for o in (seen, changed))
+    np.testing.assert_array_equal(first.actions.actions, second.actions.actions)
+    np.testing.assert_array_equal(first.frames, second.frames)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.integers(1, 200), stride=st.integers(1, 4), longest=st.integers(2, 9))
+def test_bucket_holds_the_event_and_no_more(steps, stride, longest):
+    """The smallest number of latents that covers the steps, up to the longest."""
+    window = WindowSettings(frame_stride=stride, max_latent_frames=longest)
+    bucket = window.bucket(steps)
+    assert 2 <= bucket <= longest
+    assert (bucket - 2) * window.steps_per_latent < steps or bucket == 2
+    assert (bucket - 1) * window.steps_per_latent >= steps or bucket == longest
+
+
+def test_bad_input_is_refused(make_mode, observe, embodiment, statistics):
+    """Each message names the field, what was found and what was expected."""
+    mode = make_mode()
+    with pytest.raises(InputError, match="captions: found 1"):
+        mode.predict([observe(0)] * 2, ["lift"], [1, 1], key=KEY)
+    with pytest.raises(InputError, match="steps: found 1"):
+        mode.predict([observe(0)] * 2, ["lift"] * 2, [1], key=KEY)
+    with pytest.raises(InputError, match="event steps: found 0"):
+        mode.predict([observe(0)], ["lift"], [0], key=KEY)
+    with pytest.raises(InputError, match="caption"):
+        mode.predict([observe(0)], ["lift the very long caption"], [4], key=KEY)
+
+
+def test_masks_of_a_condition_batch(observe, embodiment, statistics):
+    """Real slots are those the event covers: ids 1, positions in order, times in seconds; the rest is padding."""
+    window = WindowSettings(text_length=16, max_latent_frames=4)
+    batch = condition_batch([observe(0)], ["lift"], [10], 2, 4, embodiment, statistics, window)
+    np.testing.assert_array_equal(batch.frame_segment_ids, [[1, 1, 1, 0], [0] * 4])
+    np.testing.assert_allclose(batch.frame_times[0], [0, 0.4, 0.8, 0])
+    np.testing.assert_array_equal(batch.action_mask.sum(axis=1), [10, 0])
+    np.testing.assert_allclose(batch.action_times[0, :3], [0.05, 0.1, 0.15])
+    assert batch.segment_mask.tolist() == [[True], [False]] and not batch.truncated.any()
+    assert batch.view_mask[0].any(axis=-1).tolist() == [True, True, True, False] and not batch.view_mask[1].any()
