@@ -1,0 +1,121 @@
+"""Muon: equal to Optax when configured alike, orthogonal updates, grouping and robustness."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+from wallwm_jax.core.axes import declare
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.optim.muon import MuonSettings, muon, scale_by_muon
+from wallwm_jax.optim.newton_schulz import COEFFICIENTS, coefficients_of, orthogonalize
+
+DECLARATIONS = {
+    "square": declare("embed -> embed"),
+    "tall": declare("mlp -> embed"),
+    "wide": declare("embed -> mlp"),
+    "heads": declare("embed -> heads head_dim"),
+    "merge": declare("heads head_dim -> embed"),
+    "stacked": declare("layers | embed -> mlp"),
+    "stacked_heads": declare("layers | embed -> heads head_dim"),
+}
+SHAPES = {
+    "square": (8, 8),
+    "tall": (20, 8),
+    "wide": (8, 20),
+    "heads": (8, 2, 4),
+    "merge": (2, 4, 8),
+    "stacked": (3, 8, 20),
+    "stacked_heads": (3, 8, 2, 4),
+}
+NUMBERS = {
+    "square": MuonDimensionNumbers(0, 1),
+    "tall": MuonDimensionNumbers(0, 1),
+    "wide": MuonDimensionNumbers(0, 1),
+    "heads": MuonDimensionNumbers(0, (1, 2)),
+    "merge": MuonDimensionNumbers((0, 1), 2),
+    "stacked": MuonDimensionNumbers(1, 2),
+    "stacked_heads": MuonDimensionNumbers(1, (2, 3)),
+}
+
+
+def _random_tree(seed, scale=1.0):
+    generator = np.random.default_rng(seed)
+    return {name: jnp.asarray(scale * generator.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
+
+
+def _three_steps(optimizer, parameters):
+    state, step = optimizer.init(parameters), jax.jit(optimizer.update)
+    for seed in range(3):
+        updates, state = step(_random_tree(seed + 1), state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+    return parameters
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("scale", ["width", "rms"])
+def test_equals_optax_when_configured_alike(nesterov, scale):
+    """Three steps on square, tall, wide, per-head and stacked matrices agree with optax.contrib.muon within 1e-5."""
+    settings = MuonSettings(nesterov=nesterov, coefficients="keller_jordan", update_scale=scale)
+    ours = muon(0.1, DECLARATIONS, settings, weight_decay=0.05)
+    theirs = optax.contrib.muon(
+        0.1,
+        nesterov=nesterov,
+        weight_decay=0.05,
+        consistent_rms=0.2 if scale == "rms" else None,
+        muon_weight_dimension_numbers=NUMBERS,
+    )
+    start = _random_tree(0)
+    expected, found = _three_steps(theirs, start), _three_steps(ours, start)
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, rtol=0, err_msg=name)
+        assert np.abs(np.asarray(found[name] - start[name])).max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spectrum", ["gauss", "power", "exponential"])
+def test_polar_express_approaches_the_polar_factor(dtype, spectrum):
+    """Five Polar Express steps come within cosine 0.9 of U V^T on easy and decaying spectra, and never blow up."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(2, 32, 48))
+    left, singular, right = np.linalg.svd(values, full_matrices=False)
+    index = np.arange(1, 33)
+    singular = {"gauss": singular, "power": index**-1.0 * np.ones((2, 1)), "exponential": 0.85**index * np.ones((2, 1))}
+    matrices = jnp.asarray((left * singular[spectrum][:, None, :]) @ right, jnp.float32)
+    found = np.asarray(orthogonalize(matrices, coefficients_of("polar_express", 5), dtype))
+    polar = left @ right
+    cosine = (found * polar).sum() / (np.linalg.norm(found) * np.linalg.norm(polar))
+    assert cosine > 0.9
+    assert np.linalg.svd(found, compute_uv=False).max() < 1.3
+
+
+def test_huge_zero_and_repeated_polynomials():
+    """Entries of 1e25 do not overflow to a zero update, a zero matrix stays zero, one polynomial serves all steps."""
+    matrices = jnp.stack([1e25 * jnp.eye(4), jnp.zeros((4, 4)), jnp.eye(4)])
+    found = np.asarray(orthogonalize(matrices, coefficients_of("keller_jordan", 5)))
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-5)
+    assert found[0, 0, 0] > 0.5
+    assert (found[1] == 0).all()
+    assert coefficients_of("keller_jordan", 3) == COEFFICIENTS["keller_jordan"] * 3
+
+
+def test_one_batch_per_shape():
+    """Matrices of one shape, transposed or stacked, share one Newton-Schulz: 3 groups here, hence 3 norms."""
+    transformation = scale_by_muon(DECLARATIONS, MuonSettings())
+    parameters = _random_tree(0)
+    text = str(jax.make_jaxpr(transformation.update)(parameters, transformation.init(parameters)))
+    assert text.count(" sqrt ") == 2  # 8 x 8 (square, heads, merge, stacked_heads) and 8 x 20 (tall, wide, stacked)
+
+
+def test_undeclared_and_unknown_are_refused():
+    """A leaf without a matrix declaration, an unknown coefficient set and an unknown scale name themselves."""
+    transformation = scale_by_muon({"bias": declare("embed")}, MuonSettings())
+    leaf = {"bias": jnp.ones(4)}
+    with pytest.raises(InputError, match="parameter bias"):
+        transformation.update(leaf, transformation.init(leaf))
+    with pytest.raises(InputError, match="quintic"):
+        scale_by_muon({}, MuonSettings(coefficients="quintic"))
+    with pytest.raises(InputError, match="update_scale"):
+        scale_by_muon({}, MuonSettings(update_scale="area"))

@@ -1,0 +1,79 @@
+"""Flow matching on the straight path: z_t = (1 - t) z_0 + t eps, target velocity eps - z_0 (WALL-WM eq. 7).
+
+t = 1 is pure noise, t = 0 is data. All of it is fp32: times and losses are the island where bf16 would show.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wallwm_jax.core.errors import InputError
+
+TIME_SAMPLINGS = ("uniform", "logit_normal")
+REGRESSED = ("velocity", "clean")
+
+
+def interpolate(
+    clean: Float[Array, "*shape"], noise: Float[Array, "*shape"], time: Float[Array, "..."]
+) -> Float[Array, "*shape"]:
+    """The point at `time` of the path from data to noise; `time` broadcasts against both."""
+    return (1 - time) * clean + time * noise
+
+
+def velocity(clean: Float[Array, "*shape"], noise: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The path's constant derivative in t, which the network regresses."""
+    return noise - clean
+
+
+def clean_from_velocity(
+    noisy: Float[Array, "*shape"], predicted: Float[Array, "*shape"], time: Float[Array, "..."]
+) -> Float[Array, "*shape"]:
+    """The end of the path that a predicted velocity points at: z_0 = z_t - t v."""
+    return noisy - time * predicted
+
+
+def shift_time(time: Float[Array, "..."], shift: float) -> Float[Array, "..."]:
+    """Wan's schedule shift: t -> s t / (1 + (s - 1) t), which spends more of [0, 1] near noise for s > 1."""
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def sample_time(
+    key: PRNGKeyArray, shape: tuple[int, ...], sampling: str = "uniform", shift: float = 1.0
+) -> Float[Array, "..."]:
+    """Training times in (0, 1): uniform, or the logistic of a standard normal, then shifted.
+
+    Raises InputError on an unknown sampling.
+    """
+    if sampling not in TIME_SAMPLINGS:
+        raise InputError("time_sampling", repr(sampling), f"one of {TIME_SAMPLINGS}")
+    if sampling == "uniform":
+        base = jax.random.uniform(key, shape)
+    else:
+        base = jax.nn.sigmoid(jax.random.normal(key, shape))
+    return shift_time(base, shift)
+
+
+def weight(time: Float[Array, "..."], regressed: str = "velocity") -> Float[Array, "..."]:
+    """w(t) of a squared velocity error: 1, or t^2 to make it the error of the clean end, as z_0' - z_0 = -t (v' - v).
+
+    Raises InputError on another quantity.
+    """
+    if regressed not in REGRESSED:
+        raise InputError("regressed", repr(regressed), f"one of {REGRESSED}")
+    return jnp.ones_like(time) if regressed == "velocity" else jnp.square(time)
+
+
+def time_grid(steps: int, shift: float = 1.0) -> Float[Array, "steps_plus_one"]:
+    """Solver times from 1 (pure noise) down to 0 (data), shifted."""
+    return shift_time(jnp.linspace(1.0, 0.0, steps + 1), shift)
+
+
+def anchor_time(anchor_step: int, steps: int, shift: float) -> float:
+    """The time at which the action tower reads the video tower (WALL-WM eq. 12).
+
+    The paper's anchor is step 45 of 50; the steps are counted from pure noise towards data. With Wan's shift of 5
+    that is t = 0.36, the "mid-noise" the paper speaks of (0.1 without shift). Raises InputError outside the grid.
+    """
+    if not 0 <= anchor_step <= steps:
+        raise InputError("anchor_step", anchor_step, f"a step of 0..{steps}")
+    return float(shift_time(1 - anchor_step / steps, shift))

@@ -1,0 +1,220 @@
+"""The losses of stages 1 and 2: flow matching of an event's video (WALL-WM eq. 7) and of its actions (eq. 13).
+
+Both take the model as an argument and know it by its methods alone. Randomness belongs to a row and slot of the
+global batch: the draws do not depend on how the batch is sharded, nor a slot's noise on any content. Whatever a mask
+excludes is replaced by zero before the model sees it and never enters a loss, its mean or its gradients.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from wallwm_jax.core.rng import substream
+from wallwm_jax.core.types import EventBatch
+from wallwm_jax.objectives import cosine_transform, flow
+from wallwm_jax.objectives.caption_drop import CaptionDrop, drop_captions
+from wallwm_jax.objectives.segments import masked_mean, of_segments, rows_of_segments
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSettings:
+    """Stage 1. Times are drawn and then shifted; `regressed` says whose error counts, the velocity's or the clean
+    latents' (`flow.weight`); `caption_drop` None keeps every caption."""
+
+    time_sampling: str = "uniform"
+    time_shift: float = 1.0
+    regressed: str = "velocity"
+    sight_cones: bool = True
+    caption_drop: CaptionDrop | None = CaptionDrop()
+
+    def for_evaluation(self) -> "VideoSettings":
+        """As at inference: no sight cones, every caption; the times and weights stay comparable."""
+        return dataclasses.replace(self, sight_cones=False, caption_drop=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSettings:
+    """Stage 2. `draws` action noises share one video forward at the anchor time, give or take `anchor_jitter` (half
+    the width of a uniform window in t). `regressed` "clean" is the x-prediction of eq. 13: errors weighed by t^2.
+    """
+
+    draws: int = 6
+    anchor_step: int = 45
+    denoise_steps: int = 50
+    shift: float = 5.0
+    anchor_jitter: float = 0.05
+    time_sampling: str = "uniform"
+    time_shift: float = 1.0
+    regressed: str = "velocity"
+    duration_weight: float = 0.1
+    huber_delta: float = 0.5
+    dct_weight: float = 0.0
+
+    def for_evaluation(self) -> "ActionSettings":
+        """As at inference: the video tower is read exactly at the anchor."""
+        return dataclasses.replace(self, anchor_jitter=0.0)
+
+
+class Observed(NamedTuple):
+    """What a forward pass conditions on. `keyframes` holds the latents of position 0 and zeros elsewhere."""
+
+    latents: Float[Array, "B F V h w C"]
+    keyframes: Float[Array, "B F V h w C"]
+    text_features: Float[Array, "B S L width"]
+    text_mask: Bool[Array, "B S L"]
+
+
+def video_loss(
+    model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: VideoSettings
+) -> tuple[Float[Array, ""], Metrics]:
+    """Masked flow matching of the future latents; `metrics` holds "tokens" and "events" of the batch.
+
+    DECIDE: the keyframe (position 0) is observed, as in Wan's image-to-video model: its clean
+    latents stand in the model's input and it is no part of the loss. The mean runs over latent cells that `video_loss_mask` keeps.
+    """
+    batch, variables, text_mask = without_masked(batch), {"params": parameters}, batch.text_mask
+    if settings.caption_drop is not None:
+        draw = substream(key, "caption")
+        text_mask = drop_captions(draw, text_mask, batch.event_steps, settings.caption_drop)
+    observed = observe(model, parameters, batch, text_mask)
+    noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
+    shape = batch.segment_mask.shape
+    time = flow.sample_time(substream(key, "video_time"), shape, settings.time_sampling, settings.time_shift)
+    predicted, features = model.apply(
+        variables, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time, observed.text_features,
+        observed.text_mask, settings.sight_cones, method="video",
+    )  # fmt: skip
+    error = jnp.mean(jnp.square(predicted - flow.velocity(observed.latents, noise)), axis=-1)
+    weight = flow.weight(of_segments(time, batch.frame_segment_ids), settings.regressed)
+    loss = masked_mean(error * _to_cells(weight), video_loss_mask(batch))
+    return loss, {"tokens": _video_tokens(batch, features), "events": _count(batch.segment_mask)}
+
+
+def action_loss(
+    model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: ActionSettings
+) -> tuple[Float[Array, ""], Metrics]:
+    """Masked flow matching of the actions over K noise draws, plus the Huber loss of the log duration.
+
+    The video tower runs once, at the anchor time, and passes no gradient back. `metrics` adds the parts of the loss
+    ("action_loss", "duration_loss", with `dct_weight` also "dct_loss") to "tokens" and "events".
+    """
+    fixed, batch = jax.lax.stop_gradient(parameters), without_masked(batch)
+    observed = observe(model, fixed, batch, batch.text_mask)
+    features = anchor_features(model, fixed, batch, observed, key, settings)
+    valid = action_loss_mask(batch)
+    actions = batch.actions[:, None]
+    rows, draws = batch.actions.shape[0], settings.draws
+    noise = jax.random.normal(substream(key, "action_noise"), (rows, draws, *batch.actions.shape[1:]))
+    noise = jnp.where(valid[:, None], noise, 0.0)
+    shape = (rows, draws, batch.segment_mask.shape[1])
+    time = flow.sample_time(substream(key, "action_time"), shape, settings.time_sampling, settings.time_shift)
+    slot_time = of_segments(time, batch.action_segment_ids)[..., None]
+    noisy = flow.interpolate(actions, noise, slot_time)
+    predicted = model.apply({"params": parameters}, batch, noisy, time, features, method="action")
+    weight = flow.weight(slot_time, settings.regressed)
+    error = weight * jnp.square(predicted - flow.velocity(actions, noise))
+    action = masked_mean(error, jnp.broadcast_to(valid[:, None], error.shape))
+    duration = _duration_loss(model, parameters, batch, observed, settings.huber_delta)
+    loss = action + settings.duration_weight * duration
+    metrics = {"action_loss": action, "duration_loss": duration, "events": _count(batch.segment_mask)}
+    metrics["tokens"] = _video_tokens(batch, features) + draws * _count(batch.action_mask)
+    if settings.dct_weight:
+        estimate = flow.clean_from_velocity(noisy, predicted, slot_time)
+        metrics["dct_loss"] = _cosine_loss(estimate - actions, slot_time, valid, batch)
+        loss = loss + settings.dct_weight * metrics["dct_loss"]
+    return loss, metrics
+
+
+def without_masked(batch: EventBatch) -> EventBatch:
+    """The batch with zeros in every action step and degree of freedom, and every state entry, that a mask excludes."""
+    actions = jnp.where(action_loss_mask(batch), batch.actions, 0.0)
+    return batch._replace(actions=actions, state=jnp.where(batch.dof_mask, batch.state, 0.0))
+
+
+def observe(model: Any, parameters: Any, batch: EventBatch, text_mask: Bool[Array, "B S L"]) -> Observed:
+    """Latents (of no gradient, and zero where masked), keyframe channel and text features of a batch."""
+    latents = model.apply({"params": parameters}, batch.frames, method="encode_frames")
+    seen = batch.frame_mask[..., None] & batch.view_mask
+    latents = jax.lax.stop_gradient(jnp.where(seen[..., None, None, None], latents, 0.0))
+    keyframes = model.apply({"params": parameters}, batch, latents, method="keyframes")
+    features = model.apply({"params": parameters}, batch.text, text_mask, method="encode_text")
+    return Observed(latents, keyframes, features, text_mask)
+
+
+def noisy_video(
+    latents: Float[Array, "B F V h w C"],
+    noise: Float[Array, "B F V h w C"],
+    time: Float[Array, "B S"],
+    batch: EventBatch,
+) -> Float[Array, "B F V h w C"]:
+    """Path points at every segment's own time (the model itself replaces keyframe slots by the keyframes)."""
+    return flow.interpolate(latents, noise, _to_cells(of_segments(time, batch.frame_segment_ids))[..., None])
+
+
+def anchor_features(
+    model: Any, parameters: Any, batch: EventBatch, observed: Observed, key: PRNGKeyArray, settings: ActionSettings
+) -> Float[Array, "layers B F V n embed"]:
+    """Features of every video block from the one forward pass at the anchor time (WALL-WM eq. 12), without gradient."""
+    anchor = flow.anchor_time(settings.anchor_step, settings.denoise_steps, settings.shift)
+    offset = jax.random.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
+    time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
+    noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
+    _, features = model.apply(
+        {"params": parameters}, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time,
+        observed.text_features, observed.text_mask, False, method="video",
+    )  # fmt: skip
+    return jax.lax.stop_gradient(features)
+
+
+def video_loss_mask(batch: EventBatch) -> Bool[Array, "B F V h w"]:
+    """Cells of future frames that are real, seen by a present camera and inside the image border."""
+    future = batch.frame_mask & (batch.frame_positions > 0) & (batch.frame_segment_ids > 0)
+    return (future[..., None] & batch.view_mask)[..., None, None] & batch.border_mask
+
+
+def action_loss_mask(batch: EventBatch) -> Bool[Array, "B A 26"]:
+    """Real steps of real events x the degrees of freedom of the event's embodiment."""
+    step = batch.action_mask & (batch.action_segment_ids > 0)
+    return step[..., None] & rows_of_segments(batch.dof_mask, batch.action_segment_ids)
+
+
+def _duration_loss(
+    model: Any, parameters: Any, batch: EventBatch, observed: Observed, delta: float
+) -> Float[Array, ""]:
+    """Huber loss of the predicted log number of control steps, over the segments in use."""
+    predicted = model.apply(
+        {"params": parameters}, batch, observed.keyframes, observed.text_features, observed.text_mask,
+        method="duration",
+    )  # fmt: skip
+    error = jnp.abs(predicted - jnp.log(jnp.maximum(batch.event_steps, 1).astype(jnp.float32)))
+    huber = jnp.where(error <= delta, 0.5 * jnp.square(error), delta * (error - 0.5 * delta))
+    return masked_mean(huber, batch.segment_mask)
+
+
+def _cosine_loss(
+    error: Float[Array, "B K A D"], slot_time: Float[Array, "B K A 1"], valid: Bool[Array, "B A D"], batch: EventBatch
+) -> Float[Array, ""]:
+    """(1 - t)^2 sum_j exp(-j / (T_a / 4)) |DCT(error)_j|^2, as a mean over valid coefficients (T = 1 here)."""
+    basis, decay = cosine_transform.packed_basis(batch.action_segment_ids, batch.action_positions, batch.action_mask)
+    spectrum = jnp.einsum("bjk,bnkd->bnjd", basis, jnp.where(valid[:, None], error, 0.0))
+    terms = jnp.square(1 - slot_time) * decay[:, None, :, None] * jnp.square(spectrum)
+    return masked_mean(terms, jnp.broadcast_to(valid[:, None], terms.shape))
+
+
+def _to_cells(values: Array) -> Array:
+    """[B, F] -> [B, F, 1, 1, 1]: broadcasts over views and cells."""
+    return values[..., None, None, None]
+
+
+def _count(mask: Bool[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sum(mask, dtype=jnp.float32)
+
+
+def _video_tokens(batch: EventBatch, features: Float[Array, "layers B F V n embed"]) -> Float[Array, ""]:
+    """Real video tokens of the batch."""
+    return _count(batch.frame_mask[..., None] & batch.view_mask) * features.shape[-2]

@@ -1,0 +1,49 @@
+"""From `config.model` to a model, and between a model and the JSON that a checkpoint keeps of it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from wallwm_jax.core.config import check_keys
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.models.variants import Variant, variant
+from wallwm_jax.models.world_action import WorldAction
+from wallwm_jax.nn.video_codec import HaarCodec
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_model(config: Mapping[str, Any], views: int) -> WorldAction:
+    """The model of `config.model` {variant, dtype, remat, unroll, cross_view, overrides} for `views` cameras.
+
+    Raises InputError on unknown keys, variants, fields and dtypes.
+    """
+    check_keys(config, ("variant", "dtype", "remat", "unroll", "cross_view", "overrides"), "config.model")
+    if "variant" not in config:
+        raise InputError("config.model", "no key 'variant'", "the name of a size")
+    options = {name: config[name] for name in ("remat", "unroll", "cross_view") if name in config}
+    row = variant(config["variant"], dict(config.get("overrides") or {}))
+    return WorldAction(row, views, dtype=_dtype(config.get("dtype", "float32")), **options)
+
+
+def architecture(model: WorldAction) -> dict[str, Any]:
+    """What decides the parameters' shapes and meaning, as JSON: the variant's fields, the views, the cross-view branch."""
+    fields = json.loads(json.dumps(dataclasses.asdict(model.variant)))
+    return {"variant": fields, "views": model.views, "cross_view": model.cross_view}
+
+
+def model_of(record: Mapping[str, Any], *, dtype: str = "float32") -> WorldAction:
+    """The model that `architecture` described."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record["variant"].items()}
+    if fields["codec"] is not None:
+        fields["codec"] = HaarCodec(**fields["codec"])
+    return WorldAction(Variant(**fields), record["views"], cross_view=record["cross_view"], dtype=_dtype(dtype))
+
+
+def _dtype(name: str) -> Any:
+    if name not in DTYPES:
+        raise InputError("config.model.dtype", repr(name), f"one of {sorted(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,92 @@
+"""A stage's part of the config (`config.stages.<name>`) as frozen dataclasses, and back as the config's defaults."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import ml_collections
+
+from wallwm_jax.core.config import check_keys
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.objectives.caption_drop import CaptionDrop
+from wallwm_jax.optim.builder import OptimizerSettings
+from wallwm_jax.optim.muon import MuonSettings
+from wallwm_jax.train.stages import Stage, stage_of
+
+_Settings = TypeVar("_Settings")
+_NESTED = {"muon": MuonSettings, "caption_drop": CaptionDrop}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """When a run averages, reports, evaluates and saves. All counts are steps; `eval_batches` are held-out batches.
+
+    `ema_decay` is the averaging's final decay (WALL-WM: 0.9999). Checkpoints and evaluations also happen at the end.
+    """
+
+    steps: int
+    ema_decay: float = 0.99
+    log_every: int = 10
+    eval_every: int = 50
+    eval_batches: int = 4
+    checkpoint_every: int = 200
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(name, getattr(self, name), "at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError("ema_decay", self.ema_decay, "0 <= ema_decay < 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings:
+    """Everything that `config.stages.<name>` says."""
+
+    run: RunSettings
+    optimizer: OptimizerSettings
+    objective: Any
+
+
+def stage_settings(stage: Stage, config: Mapping[str, Any]) -> StageSettings:
+    """Reads `config.stages.<stage.name>`; raises InputError on unknown keys (naming the nearest) and bad values."""
+    where = f"config.stages.{stage.name}"
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    objective = values.pop("objective", {})
+    run, optimizer = _names(RunSettings), _names(OptimizerSettings)
+    check_keys(values, {*run, *optimizer, "objective"}, where)
+    if "steps" not in values:
+        raise InputError(where, "no key 'steps'", "the number of training steps")
+    return StageSettings(
+        build(RunSettings, {name: value for name, value in values.items() if name in run}, where),
+        build(OptimizerSettings, {name: value for name, value in values.items() if name in optimizer}, where),
+        build(stage.settings, objective, f"{where}.objective"),
+    )
+
+
+def default_config(name: str, **changes: Any) -> ml_collections.ConfigDict:
+    """The config of stage `name` ("video" or "action") with every key at its default, and `changes` applied.
+
+    A config file starts from this, so that every key exists and can be overridden on the command line.
+    """
+    stage = stage_of(name)
+    optimizer = dataclasses.asdict(OptimizerSettings(steps=1000))
+    run = dataclasses.asdict(RunSettings(steps=1000))
+    config = ml_collections.ConfigDict({**optimizer, **run, "objective": dataclasses.asdict(stage.settings())})
+    config.lock()
+    config.update(changes)
+    return config
+
+
+def build(kind: type[_Settings], values: Mapping[str, Any], where: str) -> _Settings:
+    """A settings dataclass from a mapping; nested settings are built too; raises InputError on unknown keys."""
+    check_keys(values, _names(kind), where)
+    arguments = dict(values)
+    for name in _NESTED.keys() & arguments.keys():
+        if arguments[name] is not None:
+            arguments[name] = build(_NESTED[name], arguments[name], f"{where}.{name}")
+    return kind(**arguments)
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}

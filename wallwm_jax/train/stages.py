@@ -1,0 +1,55 @@
+"""The training stages as a table (WALL-WM table 1): what trains, on which loss; all else is frozen."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.objectives.world_action import ActionSettings, VideoSettings, action_loss, video_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`; `settings` is the class of
+    the objective's settings; `starts_from` names the stage whose averaged parameters this one starts from."""
+
+    name: str
+    number: int
+    trains: frozenset[str]
+    objective: Callable[..., Any]
+    settings: type
+    window: str
+    captions: str
+    starts_from: str | None = None
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="video",
+        number=1,
+        trains=frozenset({"text_encoder", "video"}),
+        objective=video_loss,
+        settings=VideoSettings,
+        window="event",
+        captions="the event's own, dropped with a probability that grows with its length",
+    ),
+    Stage(
+        name="action",
+        number=2,
+        trains=frozenset({"action", "duration"}),
+        objective=action_loss,
+        settings=ActionSettings,
+        window="event",
+        captions="the event's own",
+        starts_from="video",
+    ),
+)
+"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout."""
+
+
+def stage_of(name: str) -> Stage:
+    """The stage of that name; raises InputError when there is none."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise InputError("stage", repr(name), f"one of {[stage.name for stage in STAGES]}")

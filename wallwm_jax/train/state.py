@@ -1,0 +1,59 @@
+"""The training state: one pytree, so that it shards, donates and saves as a whole."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from wallwm_jax.core.mesh import parameter_shardings, replicated
+from wallwm_jax.core.trees import path_name
+from wallwm_jax.optim import freeze
+from wallwm_jax.train.stages import Stage
+
+
+class TrainState(NamedTuple):
+    """`average` and `optimizer_state` cover the trained towers only; `parameters` all of them, frozen ones included."""
+
+    step: Int[Array, ""]
+    events: Int[Array, ""]
+    """Events seen so far."""
+    skipped: Int[Array, ""]
+    """Steps that changed nothing because their gradient was not finite."""
+    parameters: Any
+    average: Any
+    optimizer_state: Any
+
+
+def create_state(stage: Stage, optimizer: optax.GradientTransformation, parameters: Any) -> TrainState:
+    """The state at step 0. The average starts as a copy, so that both can be donated."""
+    trained, _ = freeze.split(parameters, stage.trains)
+    zero = jnp.zeros([], jnp.int32)
+    average = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32, copy=True), trained)
+    return TrainState(zero, zero + 0, zero + 0, parameters, average, optimizer.init(trained))
+
+
+def averaged_parameters(state: TrainState, stage: Stage) -> Any:
+    """All parameters, the trained towers by their average: what the next stage and inference use."""
+    trained, frozen = freeze.split(state.parameters, stage.trains)
+    average = jax.tree.map(lambda mean, leaf: mean.astype(leaf.dtype), state.average, trained)
+    return freeze.merge(average, frozen)
+
+
+def state_shardings(state: TrainState, declarations: Any, mesh: Mesh) -> TrainState:
+    """A sharding for every leaf: what has a parameter's path and shape (average, moments) follows the parameter."""
+    flat = jax.tree_util.tree_flatten_with_path(parameter_shardings(state.parameters, declarations, mesh))[0]
+    shapes = jax.tree_util.tree_flatten_with_path(state.parameters)[0]
+    rules = {path_name(path): (leaf.shape, sharding) for (path, leaf), (_, sharding) in zip(shapes, flat, strict=True)}
+
+    def of(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = path_name(path).split("/")
+        for start in range(len(names)):
+            shape, sharding = rules.get("/".join(names[start:]), (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(of, state)

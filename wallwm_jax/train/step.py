@@ -1,0 +1,68 @@
+"""One training step and one evaluation, as pure functions of (state, batch)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PRNGKeyArray
+
+from wallwm_jax.core.rng import stream, substream
+from wallwm_jax.core.types import EventBatch
+from wallwm_jax.optim import ema, freeze
+from wallwm_jax.train.settings import StageSettings
+from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.state import TrainState
+
+Step = Callable[[TrainState, EventBatch], tuple[TrainState, dict[str, Array]]]
+
+
+def make_train_step(
+    model: Any, stage: Stage, optimizer: optax.GradientTransformation, settings: StageSettings, seed: int
+) -> Step:
+    """`step(state, batch) -> (state, metrics)`: not yet compiled, so that the caller decides donation and sharding.
+
+    The step's randomness is that of stream (seed, "objective", stage, step). Frozen towers are outside the
+    differentiated argument: they get no backward pass and come out as the arrays that went in. A step whose gradient
+    norm is not finite changes nothing but the counters.
+    """
+    key = stream(seed, "objective", stage.name)
+    rate = settings.optimizer.schedule_of(settings.optimizer.learning_rate)
+
+    def step(state: TrainState, batch: EventBatch) -> tuple[TrainState, dict[str, Array]]:
+        trained, frozen = freeze.split(state.parameters, stage.trains)
+
+        def loss_of(part: Any) -> tuple[Array, dict[str, Array]]:
+            parameters = freeze.merge(part, frozen)
+            return stage.objective(model, parameters, batch, substream(key, state.step), settings.objective)
+
+        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        norm = optax.global_norm(gradients)
+        finite = jnp.isfinite(norm)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
+        moved = optax.apply_updates(trained, updates)
+        average = ema.update(state.average, moved, ema.decay_at(state.step, settings.run.ema_decay))
+        moved, average, optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (moved, average, optimizer_state),
+            (trained, state.average, state.optimizer_state),
+        )
+        events = state.events + metrics.pop("events").astype(jnp.int32)
+        skipped = state.skipped + 1 - finite.astype(jnp.int32)
+        metrics |= {"loss": loss, "grad_norm": norm, "learning_rate": rate(state.step)}
+        parameters = freeze.merge(moved, frozen)
+        return TrainState(state.step + 1, events, skipped, parameters, average, optimizer_state), metrics
+
+    return step
+
+
+def make_evaluation(model: Any, stage: Stage, settings: StageSettings) -> Callable[..., dict[str, Array]]:
+    """`evaluation(parameters, batch, key) -> metrics` with "loss" among them, under the conditions of inference."""
+    objective = settings.objective.for_evaluation()
+
+    def evaluation(parameters: Any, batch: EventBatch, key: PRNGKeyArray) -> dict[str, Array]:
+        loss, metrics = stage.objective(model, parameters, batch, key, objective)
+        return {name: value for name, value in metrics.items() if name.endswith("loss")} | {"loss": loss}
+
+    return evaluation
