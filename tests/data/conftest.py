@@ -10,7 +10,7 @@ from wallwm_jax.data.curation.curate import CurationSettings, curate
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import lerobot_fixture  # noqa: E402
+import lerobot_fixture
 
 CURATION = CurationSettings(vision_language_clusters=4, action_clusters=4, text_length=24)
 

@@ -42,7 +42,7 @@ class ToyEpisode:
 def toy_episodes(count: int, seed: int = 0, longest: int = 40) -> list[ToyEpisode]:
     """Random walks cut into events of 2 to `longest` steps; the last episode is held out."""
     generator = np.random.default_rng(seed)
-    phrases = [("reach the drawer", "reach", "drawer"), ("lift the puck", "lift", "puck"), ("press it", "press", "button")]
+    phrases = [("reach the drawer", "reach", "drawer"), ("lift the puck", "lift", "puck"), ("press it", "press", "box")]
     episodes = []
     for number in range(count):
         lengths = generator.integers(2, longest + 1, size=4)
@@ -164,7 +164,8 @@ def _write_meta(root: pathlib.Path, episodes: list[ToyEpisode], offsets: np.ndar
     pq.write_table(pa.Table.from_pylist(rows), episodes_path(root))
     pq.write_table(pa.table({"task_index": [0], "task": ["tidy the table"]}), root / "meta/tasks.parquet")
     features = {f"observation.images.{view}": {"dtype": "video", "shape": [SIZE, SIZE, 3]} for view in VIEWS}
-    features |= {name: {"dtype": "float32", "shape": [4], "names": list(NAMES)} for name in ("observation.state", "action")}
+    vector = {"dtype": "float32", "shape": [4], "names": list(NAMES)}
+    features |= {"observation.state": vector, "action": vector}
     features |= {"observation.intrinsics": {"dtype": "float32", "shape": [9 * len(VIEWS)]}}
     features |= {"observation.extrinsics": {"dtype": "float32", "shape": [16 * len(VIEWS)]}}
     info = {

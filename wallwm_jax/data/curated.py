@@ -1,11 +1,11 @@
 """A curated dataset on disk: the event index, the numbers of every episode, and its decoded frames, memory-mapped.
 
-    index.parquet       one row an event (curation.index)
-    statistics.json     normalisation ranges
-    embodiment.json     the embodiment the numbers were lifted with
-    curation.json       counts, cluster histograms, rejections with reasons, settings
-    episodes.npz        state, action, timestamps, cameras and black borders of all episodes, end to end
-    frames/             episode_000000.npy ..., uint8 [T, V, H, W, 3]
+index.parquet       one row an event (curation.index)
+statistics.json     normalisation ranges
+embodiment.json     the embodiment the numbers were lifted with
+curation.json       counts, cluster histograms, rejections with reasons, settings
+episodes.npz        state, action, timestamps, cameras and black borders of all episodes, end to end
+frames/             episode_000000.npy ..., uint8 [T, V, H, W, 3]
 """
 
 import json

@@ -46,7 +46,7 @@ class Embodiment:
                     raise InputError(f"embodiment {self.name}: {field}.{entry}", slot, f"one of {UNIFIED_NAMES}")
         missing = sorted(set(self.action.values()) - set(self.state.values()))
         if missing:
-            raise InputError(f"embodiment {self.name}: state", f"no entry for {missing}", "every slot that `action` has")
+            raise InputError(f"embodiment {self.name}: state", f"nothing for {missing}", "every slot that `action` has")
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Embodiment":

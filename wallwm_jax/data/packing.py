@@ -1,8 +1,8 @@
 """Packing several events into a row of fixed length, with segment ids that keep them apart.
 
 Events are drawn into a *pool* of many batches' rows by first fit, until one fits nowhere; then the pool's rows are
-shuffled and cut into batches. A pool rather than a batch, because the draw that ends it is lost, and a long event is the
-likelier to be lost: over one batch that would tell on the balance of the clusters, over a pool it is one draw in
+shuffled and cut into batches. A pool rather than a batch, because the draw that ends it is lost, and a long event is
+the likelier to be lost: over one batch that would tell on the balance of the clusters, over a pool it is one draw in
 hundreds. Pool p starts at draw p * 2^20, so a batch stays a pure function of (seed, step).
 """
 
@@ -38,9 +38,7 @@ class Pool(NamedTuple):
         return sum(window.slots for row in self.rows for window in row) / (len(self.rows) * row_frames)
 
 
-def first_fit(
-    windows: Iterable[Window], rows: int, row_frames: int, segments: int
-) -> tuple[list[list[Window]], int]:
+def first_fit(windows: Iterable[Window], rows: int, row_frames: int, segments: int) -> tuple[list[list[Window]], int]:
     """Puts each window into the first row with room for it; stops at the first that fits nowhere (skipped: 0 or 1)."""
     filled = [[] for _ in range(rows)]
     free, places = np.full(rows, row_frames), np.full(rows, segments)

@@ -100,7 +100,15 @@ def make_loader(
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags even where no absl app was started
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
-    return iter(batches)
+    return _closing(batches)
+
+
+def _closing(batches: grain.IterDataset) -> Iterator[EventBatch]:
+    iterator = iter(batches)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # ends the workers and frees their shared memory when the consumer stops early
 
 
 def cluster_balance(

@@ -67,9 +67,7 @@ class Statistics:
         return {field: [float(value) for value in getattr(self, field)] for field in FIELDS}
 
 
-def compute_statistics(
-    states: Float[np.ndarray, "N 26"], relative_actions: Float[np.ndarray, "M 26"]
-) -> Statistics:
+def compute_statistics(states: Float[np.ndarray, "N 26"], relative_actions: Float[np.ndarray, "M 26"]) -> Statistics:
     """Percentiles over all frames' states and over all events' anchor-relative actions."""
     state_low, state_high = np.quantile(states.astype(np.float64), [0.01, 0.99], axis=0)
     action_low, action_high = np.quantile(relative_actions.astype(np.float64), [0.01, 0.99], axis=0)

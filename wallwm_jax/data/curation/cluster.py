@@ -26,7 +26,7 @@ def trajectory_features(relative: Sequence[Float[np.ndarray, "n d"]]) -> Float[n
 
 def picture_features(keyframes: UInt8[np.ndarray, "N V H W 3"]) -> Float[np.ndarray, "N c"]:
     """Mean colours of a coarse grid on every view."""
-    count, views, height, width, _ = keyframes.shape
+    count, _, height, width, _ = keyframes.shape
     rows = np.linspace(0, height, PICTURE_CELLS + 1).astype(int)[:-1]
     columns = np.linspace(0, width, PICTURE_CELLS + 1).astype(int)[:-1]
     sums = np.add.reduceat(np.add.reduceat(keyframes.astype(np.float64), rows, axis=2), columns, axis=3)
@@ -45,7 +45,7 @@ def vocabulary_of(captions: Sequence[str]) -> list[str]:
 
 
 def balanced_block(features: Float[np.ndarray, "N c"], reference: Int[np.ndarray, "M"]) -> Float[np.ndarray, "N c"]:
-    """Columns standardised over the reference rows and scaled to a total variance of 1, so that blocks weigh the same."""
+    """Columns standardised over the reference rows, then scaled to a total variance of 1: blocks weigh the same."""
     mean, deviation = features[reference].mean(0), features[reference].std(0)
     varying = deviation > 1e-9
     scale = np.where(varying, deviation, 1.0) * np.sqrt(max(int(varying.sum()), 1))

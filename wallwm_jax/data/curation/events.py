@@ -49,9 +49,9 @@ class Rejection:
 def moving(
     state: Float[np.ndarray, "T 26"], dof_mask: Bool[np.ndarray, "26"], fps: float, speed: float
 ) -> Bool[np.ndarray, "T"]:
-    """Whether an arm moves faster than `speed` m/s, or a gripper by more than 1 % a frame, between a frame and the next.
+    """Whether, from a frame to the next, an arm moves faster than `speed` m/s or a gripper by more than 1 %.
 
-    The last frame is as moving as the one before it.
+    The last frame counts as moving if the one before it does.
     """
     change = np.diff(state, axis=0)
     result = np.zeros(len(change), bool)

@@ -5,7 +5,6 @@ event_recovery); `split` and `program` are optional columns there. Calibration i
 `observation.intrinsics` (9 numbers a view) and `observation.extrinsics` (16 a view), views in the order of info.json.
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -27,6 +26,7 @@ class LeRobotDataset:
 
     def __init__(self, info: metadata.DatasetInfo, records: Sequence[metadata.EpisodeRecord], embodiment: Embodiment):
         self.info, self.records, self.embodiment = info, tuple(records), embodiment
+        self._open_file: tuple[pathlib.Path | None, pa.Table | None] = (None, None)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -83,7 +83,9 @@ class LeRobotDataset:
         columns = [self.embodiment.state_column, self.embodiment.action_column, "timestamp", "episode_index"]
         present = self.info.features
         columns += [column for column in (INTRINSICS, EXTRINSICS) if column in present]
-        table = _read_data(record.data_file, tuple(columns))
+        if self._open_file[0] != record.data_file:  # a file holds many episodes, read one after the other
+            self._open_file = (record.data_file, metadata.read_table(record.data_file, columns))
+        table = self._open_file[1]
         table = table.filter(pa.compute.equal(table["episode_index"], record.index))
         if table.num_rows != record.length:
             raise InputError(
@@ -136,11 +138,6 @@ def open_dataset(root: str | pathlib.Path, embodiment: Embodiment) -> LeRobotDat
     return LeRobotDataset(info, metadata.read_episode_records(info), embodiment)
 
 
-@functools.lru_cache(maxsize=2)
-def _read_data(path: pathlib.Path, columns: tuple[str, ...]) -> pa.Table:
-    return metadata.read_table(path, columns)
-
-
 def _matrix(table: pa.Table, column: str) -> np.ndarray:
     """A list column as [T, n] float32."""
     rows = table[column].combine_chunks()
@@ -149,5 +146,3 @@ def _matrix(table: pa.Table, column: str) -> np.ndarray:
     if pa.types.is_floating(rows.type):
         return rows.to_numpy(zero_copy_only=False).astype(np.float32)[:, None]
     return np.asarray(rows.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(rows), -1)
-
-

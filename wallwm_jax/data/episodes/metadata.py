@@ -133,6 +133,10 @@ def _record(info: DatasetInfo, file: pathlib.Path, row: dict[str, Any]) -> Episo
             raise InputError(str(path), "no file", f"the {view} video of episode {row['episode_index']}")
         videos[view] = (path, Span(round(row[prefix + "from_timestamp"] * info.fps), row["length"]))
     events = _events(file, row)
+    recovery = row.get("event_recovery") or [False] * len(events)
+    if len(recovery) != len(events):
+        field = f"{file}: episode {row['episode_index']}, event_recovery"
+        raise InputError(field, f"{len(recovery)} values", f"{len(events)}, one an event")
     return EpisodeRecord(
         index=row["episode_index"],
         length=row["length"],
@@ -142,7 +146,7 @@ def _record(info: DatasetInfo, file: pathlib.Path, row: dict[str, Any]) -> Episo
         data_file=info.data_file(row["data/chunk_index"], row["data/file_index"]),
         videos=videos,
         events=events,
-        recovery=tuple(row.get("event_recovery") or [False] * len(events)),
+        recovery=tuple(recovery),
     )
 
 

@@ -46,9 +46,7 @@ def decode_spans(
         _check_complete(path, span, count)
 
 
-def decode_frames(
-    path: pathlib.Path, span: Span, indices: Sequence[int], fps: float
-) -> UInt8[np.ndarray, "n H W 3"]:
+def decode_frames(path: pathlib.Path, span: Span, indices: Sequence[int], fps: float) -> UInt8[np.ndarray, "n H W 3"]:
     """Frames `indices` of a span, in the order asked for (repeats allowed)."""
     wanted = {span.first + int(index) for index in indices}
     images = {}
@@ -70,7 +68,7 @@ def _check_complete(path: pathlib.Path, span: Span, count: int) -> None:
 def _decoded(
     path: pathlib.Path, fps: float, first: int, only: Iterable[int] | None = None
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
-    """(frame number, RGB image) from the key frame before `first` on; numbers not in `only` are decoded, not converted."""
+    """(frame number, RGB image) of the frames in `only` (or of all) from `first` on."""
     if not path.is_file():
         raise InputError(str(path), "no file", "a video file")
     reformatter = VideoReformatter()  # one for all frames: its scaling context costs more than a small frame does
