@@ -1,0 +1,171 @@
+"""Records plans of episodes into LeRobot v3.0 datasets, with several processes, and goes on where a killed run stopped.
+
+    python -m wallwm_jax.simulate.recorder --plan sample --output data_specs/sample
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.simulate import lerobot_writer
+from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, program
+from wallwm_jax.simulate.recording import EpisodeFailed
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedEpisode:
+    """One episode to record: its seed, the name of its program and the split it belongs to."""
+
+    seed: int
+    program: str
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingReport:
+    """What `record` wrote."""
+
+    output: pathlib.Path
+    episodes: int
+    frames: int
+    events: int
+    rejected: tuple[str, ...]
+    """One line for each seed whose goals did not hold."""
+
+
+def sample_plan() -> list[PlannedEpisode]:
+    """20 long and 30 short episodes; 5 long and 7 short ones are held out."""
+    return _plan(LONG_PROGRAMS, 20, 5, 1_000) + _plan(SHORT_PROGRAMS, 30, 7, 2_000)
+
+
+def tabletop_plan(episodes: int = 200) -> list[PlannedEpisode]:
+    """Long episodes; the last 12 % of the seeds are held out."""
+    return _plan(LONG_PROGRAMS, episodes, round(0.12 * episodes), 10_000)
+
+
+def _plan(programs: Sequence, count: int, held_out: int, first_seed: int) -> list[PlannedEpisode]:
+    """Programs in turn; the last `held_out` seeds are the held-out split."""
+    return [
+        PlannedEpisode(first_seed + index, programs[index % len(programs)].name,
+                       "heldout" if index >= count - held_out else "train")
+        for index in range(count)
+    ]
+
+
+PLANS: dict[str, Callable[[], list[PlannedEpisode]]] = {"sample": sample_plan, "tabletop": tabletop_plan}
+
+
+def record(
+    output: str | pathlib.Path,
+    episodes: Sequence[PlannedEpisode | tuple[int, str, str]],
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> RecordingReport:
+    """Records a plan and writes it as one dataset. The result does not depend on `workers`.
+
+    A killed run leaves `<output>.staging` behind and the same call goes on from there.
+
+    Args:
+        output: the dataset's folder. It may hold other files (a README), but no dataset.
+        episodes: (seed, program name, split) rows; a seed whose goals do not hold is left out and reported.
+        workers: processes, each with its own simulator and GL context.
+        progress: called with (episodes done, episodes planned).
+
+    Raises:
+        InputError: the output holds a dataset, a program is unknown, or the staged episodes are of another plan.
+    """
+    output = pathlib.Path(output)
+    plan = [PlannedEpisode(*row) if isinstance(row, tuple) else row for row in episodes]
+    if (output / "meta" / "info.json").exists():
+        raise InputError(str(output), "a dataset", "a path that holds none")
+    for row in plan:
+        program(row.program)
+    staging = output.with_name(output.name + ".staging")
+    _open_staging(staging, plan)
+    missing = [index for index in range(len(plan)) if not _staged(staging, index).exists()]
+    done = len(plan) - len(missing)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(max(1, min(workers, len(missing) or 1)), context) as pool:
+        futures = [pool.submit(_record_one, str(staging), index, plan[index]) for index in missing]
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            done += 1
+            if progress:
+                progress(done, len(plan))
+    return _finish(staging, plan, output)
+
+
+def _open_staging(staging: pathlib.Path, plan: Sequence[PlannedEpisode]) -> None:
+    rows = [dataclasses.astuple(row) for row in plan]
+    path = staging / "plan.json"
+    if path.exists() and json.loads(path.read_text()) != [list(row) for row in rows]:
+        raise InputError(str(staging), "episodes of another plan", "this plan's (delete the folder to start again)")
+    staging.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows))
+
+
+def _staged(staging: pathlib.Path, index: int) -> pathlib.Path:
+    return staging / f"episode_{index:06d}"
+
+
+_ENVIRONMENTS: dict[str, object] = {}
+"""A worker process's own simulator: building one takes a second, so it is kept between episodes."""
+
+
+def _record_one(staging: str, index: int, row: PlannedEpisode) -> None:
+    """Records and stages one episode, or stages the reason why it was rejected. Runs in a worker process."""
+    from wallwm_jax.simulate.environment import TabletopEnvironment
+    from wallwm_jax.simulate.episodes import record_episode
+
+    environment = _ENVIRONMENTS.setdefault("tabletop", None) or TabletopEnvironment()
+    _ENVIRONMENTS["tabletop"] = environment
+    folder = _staged(pathlib.Path(staging), index)
+    try:
+        recording = record_episode(environment, row.seed, program(row.program))
+    except EpisodeFailed as failure:
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        (part / "rejected.txt").write_text(str(failure))
+        part.rename(folder)
+        return
+    lerobot_writer.stage_episode(recording, folder, row.split)
+
+
+def _finish(staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathlib.Path) -> RecordingReport:
+    folders = [_staged(staging, index) for index in range(len(plan))]
+    rejected = tuple((folder / "rejected.txt").read_text() for folder in folders if (folder / "rejected.txt").exists())
+    kept = [folder for folder in folders if (folder / "episode.json").exists()]
+    lerobot_writer.assemble(kept, output, embodiment="tabletop")
+    metadata = [json.loads((folder / "episode.json").read_text()) for folder in kept]
+    shutil.rmtree(staging)
+    return RecordingReport(output, len(kept), sum(row["length"] for row in metadata),
+                           sum(len(row["events"]) for row in metadata), rejected)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Record a tabletop dataset (LeRobot v3.0).")
+    parser.add_argument("--plan", choices=sorted(PLANS), required=True)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    values = parser.parse_args(arguments)
+    report = record(values.output, PLANS[values.plan](), values.workers,
+                    lambda done, total: print(f"\r{done}/{total} episodes", end="", flush=True))
+    print(f"\n{report.output}: {report.episodes} episodes, {report.events} events, {report.frames} frames, "
+          f"{len(report.rejected)} seeds rejected")
+    for line in report.rejected:
+        print(f"rejected: {line}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
