@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.models.world_action import WorldAction
-from wallwm_jax.nn.parameters import declarations, unbox
+from wallwm_jax.nn.parameters import declarations, materialise
 
 
 def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
@@ -20,8 +20,8 @@ def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tu
 
 
 def init_parameters(model: WorldAction, key: jax.Array, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(parameters as plain nested dicts, their declarations). Only the batch's shapes matter: parameters depend on `key`
-    alone. Raises InputError for a parameter of two or more dimensions without a declaration."""
-    one_row = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch)
-    boxed = jax.jit(model.init)(key, *abstract_inputs(model, one_row))["params"]
-    return unbox(boxed), declarations(boxed)
+    """(parameters as plain nested dicts, their declarations). Only the batch's shapes matter: parameters depend on
+    `key` alone. Raises InputError for a parameter without a declaration."""
+    one_row = jax.tree.map(lambda leaf: leaf[:1], batch)
+    boxed = jax.eval_shape(model.init, key, *jax.eval_shape(lambda row: abstract_inputs(model, row), one_row))["params"]
+    return materialise(boxed, key), declarations(boxed)

@@ -55,7 +55,8 @@ class Variant:
                 raise InputError(f"variant.{field}", getattr(self, field), "'velocity' or 'clean'")
         for width, heads in (("embed", "heads"), ("action_embed", "action_heads"), ("text_embed", "text_heads")):
             if getattr(self, width) % (2 * getattr(self, heads)):
-                raise InputError(f"variant.{width}", getattr(self, width), f"a multiple of 2 x {getattr(self, heads)} heads")
+                expected = f"a multiple of 2 x {getattr(self, heads)} heads"
+                raise InputError(f"variant.{width}", getattr(self, width), expected)
         if self.codec is not None and self.codec.channels != self.channels:
             raise InputError("variant.channels", self.channels, f"the codec's {self.codec.channels}")
 
@@ -93,7 +94,8 @@ def variant(name: str, overrides: Mapping[str, object] | None = None) -> Variant
     if name not in VARIANTS:
         raise InputError("model.variant", repr(name), f"one of {sorted(VARIANTS)}")
     overrides = dict(overrides or {})
-    unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(Variant)})
+    fields = [field.name for field in dataclasses.fields(Variant)]
+    unknown = sorted(set(overrides) - set(fields))
     if unknown:
-        raise InputError("model.overrides", unknown, f"fields of Variant: {[f.name for f in dataclasses.fields(Variant)]}")
+        raise InputError("model.overrides", unknown, f"fields of Variant: {fields}")
     return dataclasses.replace(VARIANTS[name], **overrides)

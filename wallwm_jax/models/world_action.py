@@ -43,8 +43,9 @@ class WorldAction(nn.Module):
 
     def setup(self):
         row = self.variant
-        shared = {"frequency": row.frequency, "view": self.views, "text_embed": row.text_embed, "dof": UNIFIED_DIMENSION}
-        shared |= {"position": row.max_latent_frames + 1, "patch": row.patch**2 * row.channels}
+        shared = {"frequency": row.frequency, "view": self.views, "text_embed": row.text_embed}
+        shared |= {"dof": UNIFIED_DIMENSION, "position": row.max_latent_frames + 1}
+        shared |= {"patch": row.patch**2 * row.channels}
         pairs = row.embed // row.heads // 2
         video = shared | _heads(row.embed, row.heads) | {"embed": row.embed, "mlp": row.mlp}
         video |= {"modulation": VIDEO_MODULATIONS, "view_rotation": positions.view_rotation_size(pairs)}
@@ -196,14 +197,15 @@ class WorldAction(nn.Module):
 
     def _action_inputs(self, batch, noisy, time):
         """Tokens, and (the blocks' context, the tokens' time embedding)."""
-        rows, draws, steps, _ = noisy.shape
+        _, draws, steps, _ = noisy.shape
         slots, row = batch.frame_positions.shape[1], self.variant
         if slots < 2 or steps % (slots - 1):
             raise InputError("actions", f"{steps} slots for {slots} latent slots", "a multiple of (latent slots - 1)")
         grid = (row.cells // row.patch,) * 2
         patches, pairs = grid[0] * grid[1], row.action_embed // row.action_heads // 2
         ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)
-        frames = jnp.minimum(action_dit.action_frames(batch.action_positions, steps // (slots - 1)), row.max_latent_frames)
+        frames = action_dit.action_frames(batch.action_positions, steps // (slots - 1))
+        frames = jnp.minimum(frames, row.max_latent_frames)
         embedding, modulation = self.action_tower.modulations(time, ids)
         angles = jnp.repeat(positions.axis_angles(batch.action_positions, pairs), draws, axis=0)
         within = attention_mask(masks.same_segment(ids, ids, batch.action_mask))

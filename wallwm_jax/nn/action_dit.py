@@ -11,7 +11,15 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend
-from wallwm_jax.nn.layers import GatedFeedForward, Linear, TimeModulation, gather_segments, layer_norm, modulate, sinusoid
+from wallwm_jax.nn.layers import (
+    GatedFeedForward,
+    Linear,
+    TimeModulation,
+    gather_segments,
+    layer_norm,
+    modulate,
+    sinusoid,
+)
 from wallwm_jax.nn.parameters import normal, parameter, zeros
 from wallwm_jax.nn.positions import Rotation
 from wallwm_jax.nn.video_dit import SelfAttention
@@ -57,8 +65,8 @@ class VideoAttention(nn.Module):
 
 
 class StateAttention(nn.Module):
-    """Cross-attention to the event's state token alone. A softmax over one key is 1, so that the branch is its value and
-    output projections; query and key would have no gradient."""
+    """Cross-attention to the event's state token alone. A softmax over one key is 1, so that the branch is its value
+    and output projections; query and key would have no gradient."""
 
     sizes: Mapping[str, int]
     dtype: Any = jnp.float32
@@ -138,7 +146,9 @@ class ActionTower(nn.Module):
         position = self.frame[frames] + self.clock(self._seconds(seconds))
         return (tokens + position[:, None]).astype(self.dtype)
 
-    def embed_state(self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"]) -> Float[Array, "B S action_embed"]:
+    def embed_state(
+        self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"]
+    ) -> Float[Array, "B S action_embed"]:
         """The state tokens, at tau = 0."""
         inputs = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)
         return self.state(inputs) + self.frame[0]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from wallwm_jax.nn.attention import Heads, attend, attention_mask
 from wallwm_jax.nn.layers import FeedForward, Linear, RMSNorm
-from wallwm_jax.nn.parameters import constant, normal, parameter, zeros
+from wallwm_jax.nn.parameters import Initializer, normal, parameter, zeros
 
 _TYPICAL_STEPS = 20.0
 """What an untrained head answers."""
@@ -63,5 +63,5 @@ class DurationHead(nn.Module):
         x = query + Linear("heads head_dim -> embed", sizes, dtype=dtype, name="mix")(mixed)
         x = x + FeedForward("embed", sizes, dtype, name="mlp")(RMSNorm("embed", sizes, name="mlp_norm")(x))
         x = RMSNorm("embed", sizes, name="output_norm")(x)
-        start = constant(math.log(_TYPICAL_STEPS))
+        start = Initializer(math.log(_TYPICAL_STEPS))
         return Linear("embed -> output @adamw", sizes, zeros, start, name="output")(x).reshape(rows, segments)

@@ -1,22 +1,44 @@
 """Parameters that carry their declaration: the string that gives shape, fan-in, logical axes and optimizer."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from flax.core import meta
 
 from wallwm_jax.core.axes import Declaration, declare
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.rng import substream
 from wallwm_jax.core.trees import path_name
 
-Initializer = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
-_TRUNCATED_STANDARD_DEVIATION = 0.87962566103423978
-"""Of a unit normal cut at two standard deviations."""
+@dataclasses.dataclass(frozen=True)
+class Initializer:
+    """Independent normal numbers; with no spread, a constant. Data rather than a function, so that a whole model can be
+    drawn by one compiled program instead of one a parameter."""
+
+    mean: float = 0.0
+    standard_deviation: float = 0.0
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        if not self.standard_deviation:
+            return jnp.full(shape, self.mean)
+        return self.mean + self.standard_deviation * jax.random.normal(key, shape)
+
+
+zeros, ones = Initializer(), Initializer(1.0)
+"""Of biases and of branches that start as the identity; of normalisation scales."""
+
+
+def normal(standard_deviation: float) -> Initializer:
+    """Initialiser of learned tables."""
+    return Initializer(0.0, standard_deviation)
 
 
 @struct.dataclass
@@ -25,6 +47,7 @@ class DeclaredParameter(meta.AxisMetadata[Any]):
 
     value: Any
     declaration: Declaration = struct.field(pytree_node=False)
+    initializer: Initializer = struct.field(pytree_node=False, default=zeros)
 
     def unbox(self) -> Any:
         return self.value
@@ -58,7 +81,7 @@ def parameter(
 ) -> jax.Array:
     """The parameter `name` of `module`, with the shape and fan-in that its declaration and `sizes` give.
 
-    Matrices default to a truncated normal of variance 1 / fan-in and vectors to zeros; tables must pass `init`.
+    Matrices default to a normal of variance 1 / fan-in and vectors to zeros; tables must pass `init`.
     Raises InputError for an unknown axis, a missing size, a form that names no rule, or a table without `init`.
     """
     parsed = declare(declaration)
@@ -66,34 +89,8 @@ def parameter(
     if init is None:
         if parsed.lookup:
             raise InputError(f"parameter {module.name}/{name}", "no initialiser", "one: a table has no fan-in")
-        init = truncated_normal(parsed.fan_in(sizes) ** -0.5) if parsed.is_matrix else zeros
-    return module.param(name, lambda key: DeclaredParameter(init(key, shape).astype(dtype), parsed))
-
-
-def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Initialiser of biases and of branches that start as the identity."""
-    return jnp.zeros(shape)
-
-
-def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Initialiser of normalisation scales."""
-    return jnp.ones(shape)
-
-
-def constant(value: float) -> Initializer:
-    """Initialiser with one value everywhere."""
-    return lambda key, shape: jnp.full(shape, value)
-
-
-def normal(standard_deviation: float) -> Initializer:
-    """Initialiser of learned tables."""
-    return lambda key, shape: standard_deviation * jax.random.normal(key, shape)
-
-
-def truncated_normal(standard_deviation: float) -> Initializer:
-    """Normal cut at two standard deviations, rescaled to the standard deviation asked for."""
-    scale = standard_deviation / _TRUNCATED_STANDARD_DEVIATION
-    return lambda key, shape: scale * jax.random.truncated_normal(key, -2.0, 2.0, shape)
+        init = normal(parsed.fan_in(sizes) ** -0.5) if parsed.is_matrix else zeros
+    return module.param(name, lambda key: DeclaredParameter(init(key, shape).astype(dtype), parsed, init))
 
 
 def _is_boxed(leaf: Any) -> bool:
@@ -101,14 +98,12 @@ def _is_boxed(leaf: Any) -> bool:
 
 
 def declarations(boxed: Any) -> Any:
-    """The tree of declarations of a tree from `init`; raises InputError for an undeclared array of >= 2 dimensions."""
+    """The tree of declarations of a tree from `init`; raises InputError for a parameter without one."""
 
     def of(path: tuple[Any, ...], leaf: Any) -> Declaration:
-        if isinstance(leaf, DeclaredParameter):
-            return leaf.declaration
-        if leaf.ndim >= 2:
-            raise InputError(f"parameter {path_name(path)}", f"shape {leaf.shape} and no declaration", "nn.parameters.parameter")
-        return declare("output")
+        if not isinstance(leaf, DeclaredParameter):
+            raise InputError(f"parameter {path_name(path)}", f"shape {leaf.shape} and no declaration", "a declaration")
+        return leaf.declaration
 
     return jax.tree_util.tree_map_with_path(of, boxed, is_leaf=_is_boxed)
 
@@ -116,3 +111,31 @@ def declarations(boxed: Any) -> Any:
 def unbox(boxed: Any) -> Any:
     """The same tree as plain nested dicts of arrays."""
     return meta.unbox(boxed)
+
+
+_BLOCK = 1 << 16
+"""Numbers a call of the one compiled generator."""
+
+
+@jax.jit
+def _standard_normal(key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (_BLOCK,))
+
+
+def materialise(abstract: Any, key: jax.Array) -> Any:
+    """Plain arrays for a boxed tree of shapes (`jax.eval_shape` of `init`).
+
+    A parameter's numbers depend on `key` and its path alone: adding one changes no other. Drawing inside a compiled
+    `init` would compile a generator a parameter, which takes minutes on a slow CPU.
+    """
+
+    def draw(path: tuple[Any, ...], box: DeclaredParameter) -> jax.Array:
+        shape, init = box.value.shape, box.initializer
+        if not init.standard_deviation:
+            return jnp.asarray(np.full(shape, init.mean, box.value.dtype))
+        size, own = math.prod(shape), substream(key, path_name(path))
+        blocks = [np.asarray(_standard_normal(jax.random.fold_in(own, i))) for i in range(-(-size // _BLOCK))]
+        numbers = init.mean + init.standard_deviation * np.concatenate(blocks)[:size]
+        return jnp.asarray(numbers.reshape(shape).astype(box.value.dtype))
+
+    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=_is_boxed)

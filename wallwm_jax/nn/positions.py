@@ -36,7 +36,9 @@ def rotation(angles: Float[Array, "*batch tokens pairs"]) -> Rotation:
     return Rotation(jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :])
 
 
-def rotate(x: Float[Array, "*batch tokens heads head_dim"], by: Rotation) -> Float[Array, "*batch tokens heads head_dim"]:
+def rotate(
+    x: Float[Array, "*batch tokens heads head_dim"], by: Rotation
+) -> Float[Array, "*batch tokens heads head_dim"]:
     """Rotates pair i of every head by the token's angle i, in fp32; keeps x's dtype."""
     first, second = jnp.split(x.astype(jnp.float32), 2, -1)
     turned = [first * by.cosine - second * by.sine, second * by.cosine + first * by.sine]
@@ -59,8 +61,8 @@ def within_view_angles(frames: Int[Array, "B F"], rows: int, columns: int, pairs
 def cross_view_angles(
     frames: Int[Array, "B F"], rows: int, columns: int, views: Float[Array, "V view_rotation"], pairs: int
 ) -> Float[Array, "B F V n pairs"]:
-    """Angles of the camera RoPE bank, partitioned (frame, row, column, view); the view's own angles (radians) are learned
-    and the same in every layer."""
+    """Angles of the camera RoPE bank, partitioned (frame, row, column, view); the view's own angles (radians) are
+    learned and the same in every layer."""
     shares = split_pairs(pairs, 4)[:3]
     axes = zip(_grid(frames, rows, columns), shares, strict=True)
     place = jnp.concatenate([axis_angles(position, share) for position, share in axes], -1)

@@ -73,5 +73,7 @@ def co_visible(
 ) -> Bool[Array, "*batch q k"]:
     """`cones_meet` over all patches of all cameras, view-major."""
     cones = patch_cones(intrinsics, extrinsics, grid, patch_pixels)
-    cones = Cones(*(part.reshape(*part.shape[: intrinsics.ndim - 3], -1, *part.shape[intrinsics.ndim - 1 :]) for part in cones))
+    batch = intrinsics.shape[:-3]
+    apex, axis = (part.reshape(*batch, -1, 3) for part in (cones.apex, cones.axis))
+    cones = Cones(apex, axis, cones.half_angle.reshape(*batch, -1))
     return cones_meet(cones, cones, reach)

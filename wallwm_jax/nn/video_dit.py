@@ -150,7 +150,8 @@ class VideoTower(nn.Module):
         """Patch tokens of the noisy latents, the conditioning y (blank where nothing is observed) and its indicator."""
         indicator = jnp.broadcast_to(is_observed[:, :, None, None, None, None], (*noisy.shape[:-1], 1))
         conditioning = jnp.where(indicator, observed, 0.0)
-        return self.embedding(patchify(jnp.concatenate([noisy, conditioning, indicator.astype(noisy.dtype)], -1), self.patch))
+        cells = jnp.concatenate([noisy, conditioning, indicator.astype(noisy.dtype)], -1)
+        return self.embedding(patchify(cells, self.patch))
 
     def embed_text(self, features: Float[Array, "B S L text_embed"]) -> Float[Array, "B S L embed"]:
         """Captions in the video tower's width (Wan's text embedding)."""
@@ -178,7 +179,9 @@ def patchify(cells: Float[Array, "B F V h w C"], patch: int) -> Float[Array, "B 
     return cells.reshape(*batch, (height // patch) * (width // patch), patch * patch * channels)
 
 
-def unpatchify(tokens: Float[Array, "B F V n values"], grid: tuple[int, int], patch: int) -> Float[Array, "B F V h w C"]:
+def unpatchify(
+    tokens: Float[Array, "B F V n values"], grid: tuple[int, int], patch: int
+) -> Float[Array, "B F V h w C"]:
     """The inverse of `patchify` on a grid of patch rows x patch columns."""
     *batch, _, values = tokens.shape
     channels = values // patch**2
