@@ -139,7 +139,7 @@ DAMAGE = {
     other_version: ["codebase_version", "v2.1", "v3.0"],
     other_rate: ["fps", "30", "20"],
     missing_view: ["topview"],
-    other_entry_names: ["x1"],
+    other_entry_names: ["meta/info.json", "observation.state.names", "x1"],
 }
 
 

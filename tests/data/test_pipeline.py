@@ -73,7 +73,7 @@ def test_start_up_checks(curated):
 
 def test_packed_batches_keep_the_balance(curated):
     """Over four pools the packed events' clusters are as probable as the sampler says: packing skips at most a draw a
-    pool. Chi-square against the 99.99 % quantile for three degrees of freedom, 21.1."""
+    pool. Chi-square against the 99.99 % quantile for three degrees of freedom (there are four clusters or fewer), 21.1."""
     loader = EventLoader(curated, SETTINGS, seed=1)
     pools = [loader.pool(number) for number in range(4)]
     rows = np.array([window.row for pool in pools for row in pool.rows for window in row])
@@ -83,7 +83,7 @@ def test_packed_batches_keep_the_balance(curated):
         _, labels = np.unique(curated.index.columns[name][rows], return_inverse=True)
         expected = np.asarray(shares["after"]) * len(rows)
         statistic = ((np.bincount(labels, minlength=len(expected)) - expected) ** 2 / expected).sum()
-        assert len(expected) == 4 and statistic < 21.1
+        assert len(expected) >= 3 and statistic < 21.1
         assert np.ptp(shares["after"]) < np.ptp(shares["before"]) / 10
 
 
@@ -95,17 +95,19 @@ def test_splits_do_not_mix(curated):
         assert set(curated.index.columns["split"][rows]) == {split}
 
 
-def test_stopping_early_leaves_no_worker_behind(curated):
-    """A consumer that takes two batches of an endless run and goes away ends with exit code 0 and a clean stderr."""
+@pytest.mark.parametrize("ending", ["batches.close()", "list(batches)"], ids=["stopped early", "to the end"])
+def test_no_worker_is_left_behind(curated, ending):
+    """A consumer with a worker process ends with exit code 0 and nothing to complain of, however far it reads."""
     code = (
         "from wallwm_jax.data.curated import CuratedDataset\n"
         "from wallwm_jax.data.pipeline import make_loader\n"
         "from wallwm_jax.data.settings import LoaderSettings\n"
         "if __name__ == '__main__':\n"
         f"    curated = CuratedDataset.open({str(curated.root)!r})\n"
-        "    batches = make_loader(curated, LoaderSettings(rows=2, text_length=24), seed=0, workers=1)\n"
+        "    settings = LoaderSettings(rows=2, text_length=24)\n"
+        "    batches = make_loader(curated, settings, seed=0, num_steps=4, workers=1)\n"
         "    next(batches), next(batches)\n"
-        "    batches.close()\n"
+        f"    {ending}\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -4,6 +4,7 @@ Grain supplies order, threads and worker processes; since a batch is a function 
 number and works with any number of workers and hosts.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import grain
@@ -92,23 +93,28 @@ def make_loader(
     loader = EventLoader(
         curated, settings, seed=seed, split=split, process_index=process_index, process_count=process_count
     )
-    stop = _ENDLESS if num_steps is None else start_step + num_steps
-    steps = grain.MapDataset.source(loader).slice(slice(start_step, stop))
+    steps = grain.MapDataset.source(loader).slice(slice(start_step, _ENDLESS))
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     batches = steps.to_iter_dataset(read_options=threads)
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags even where no absl app was started
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1))
-    return _closing(batches)
+    return _closing(batches, num_steps, copy=workers > 0)
 
 
-def _closing(batches: grain.IterDataset) -> Iterator[EventBatch]:
+def _closing(batches: grain.IterDataset, count: int | None, copy: bool) -> Iterator[EventBatch]:
+    """The first `count` batches, or all. Closes the iterator at the end: it ends the workers and their shared memory,
+    out of which `copy` takes each batch, since that memory is scarce and must not outlive the workers."""
     iterator = iter(batches)
     try:
-        yield from iterator
+        yield from itertools.islice(map(_owned, iterator) if copy else iterator, count)
     finally:
-        iterator.close()  # ends the workers and frees their shared memory when the consumer stops early
+        iterator.close()
+
+
+def _owned(batch: EventBatch) -> EventBatch:
+    return EventBatch(*(np.array(array) for array in batch))
 
 
 def cluster_balance(

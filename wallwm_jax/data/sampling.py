@@ -40,24 +40,31 @@ class EventSampler:
 
 
 def balanced_weights(
-    vision_language: Int[np.ndarray, "N"], action: Int[np.ndarray, "N"], iterations: int = 500
+    vision_language: Int[np.ndarray, "N"],
+    action: Int[np.ndarray, "N"],
+    least: float = 0.2,
+    most: float = 5.0,
+    iterations: int = 500,
 ) -> Float[np.ndarray, "N"]:
     """Probabilities of events under which every cluster of both clusterings is equally likely.
 
-    Iterative proportional fitting: divide by one clustering's marginal, then by the other's. It converges to weights
-    of the form x[vision-language] y[action] wherever both marginals can be flat. Where they cannot (two clusters of one
-    clustering that only meet one of the other), the two half steps stay apart and their mean, a compromise between the
-    clusterings, is returned. `cluster_marginals` tells how flat the result is.
+    Cyclic projections: make the one marginal flat, make the other flat, average the two, and keep every event between
+    `least` and `most` times its even share 1 / N. Both marginals come out flat wherever they can within these bounds.
+    Often they cannot: a cluster of captions may lie wholly inside one cluster of motions. Then the average is the
+    compromise between the clusterings, and the bounds keep any event from vanishing or from being seen all the
+    time. `cluster_marginals` tells how flat the result is.
     """
-    weights = np.full(len(action), 1.0 / len(action))
-    previous = weights
+    count = len(action)
+    sides = [np.unique(labels, return_inverse=True)[1] for labels in (vision_language, action)]
+    weights = np.full(count, 1.0 / count)
     for _ in range(iterations):
-        for labels in (vision_language, action):
-            previous = weights
-            _, labels = np.unique(labels, return_inverse=True)
+        flattened = []
+        for labels in sides:
             mass = np.bincount(labels, weights)
             weights = weights / (mass[labels] * len(mass))
-    return (weights + previous) / 2
+            flattened.append(weights)
+        weights = np.clip((flattened[0] + flattened[1]) / 2, least / count, most / count)
+    return weights / weights.sum()
 
 
 def cluster_marginals(labels: Int[np.ndarray, "N"], probabilities: Float[np.ndarray, "N"]) -> Float[np.ndarray, "k"]:

@@ -29,9 +29,9 @@ Progress = Callable[[str, int, int], None]
 class CurationSettings:
     """Clusters smaller than `smallest_cluster` of an even share are dissolved; speeds are in m/s."""
 
-    vision_language_clusters: int = 16
-    action_clusters: int = 16
-    smallest_cluster: float = 0.25
+    vision_language_clusters: int = 8
+    action_clusters: int = 8
+    smallest_cluster: float = 0.5
     minimum_steps: int = 2
     static_speed: float = 0.02
     largest_speed: float = 5.0

@@ -133,8 +133,12 @@ def open_dataset(root: str | pathlib.Path, embodiment: Embodiment) -> LeRobotDat
         raise InputError(f"{root}/meta/info.json: views", info.views, f"{missing} among them")
     if info.fps != embodiment.control_hz:
         raise InputError(f"{root}/meta/info.json: fps", info.fps, f"{embodiment.control_hz} ({embodiment.name})")
-    for column in (embodiment.state_column, embodiment.action_column):
-        info.names(column)
+    wanted = {embodiment.state_column: embodiment.state, embodiment.action_column: embodiment.action}
+    for column, entries in wanted.items():
+        absent = [entry for entry in entries if entry not in info.names(column)]
+        if absent:
+            field = f"{root}/meta/info.json: features.{column}.names"
+            raise InputError(field, info.names(column), f"{absent} among them ({embodiment.name})")
     return LeRobotDataset(info, metadata.read_episode_records(info), embodiment)
 
 

@@ -100,7 +100,7 @@ def read_table(path: pathlib.Path, columns: Sequence[str] | None = None) -> pa.T
         present = pq.read_schema(path).names
         missing = [column for column in columns or () if column not in present]
         if missing:
-            raise InputError(f"{path}: columns", present, f"{missing} among them")
+            raise InputError(f"{path}: column {missing[0]!r}", f"only {present}", "that column")
         return pq.read_table(path, columns=list(columns) if columns else None)
     except (OSError, pa.ArrowException) as error:
         raise InputError(str(path), f"unreadable ({error})", "a complete parquet file") from error

@@ -82,5 +82,5 @@ def _decoded(
                 number = round(float(frame.pts * stream.time_base) * fps)
                 if number >= first and (only is None or number in only):
                     yield number, reformatter.reformat(frame, format="rgb24").to_ndarray()
-    except (av.error.FFmpegError, IndexError) as error:
-        raise InputError(str(path), f"unreadable video ({error})", "a complete video file") from error
+    except av.error.FFmpegError as error:
+        raise InputError(str(path), f"unreadable video ({error.strerror or error})", "a complete video file") from error
