@@ -19,7 +19,8 @@ KEY = jax.random.key(0)
 def make_mode(embodiment, statistics, known_flow):
     def make(feature_scale=0.0, rows=3, **solver):
         solver = {"video_steps": 4, "action_steps": 3, "anchor_step": 45} | solver
-        settings = EventModeSettings(rows, WindowSettings(text_length=16, max_latent_frames=4), SolverSettings(**solver))
+        window = WindowSettings(text_length=16, max_latent_frames=4, buckets=(2, 3, 4))
+        settings = EventModeSettings(rows, window, SolverSettings(**solver))
         return EventMode(known_flow(feature_scale), {}, embodiment, statistics, settings)
 
     return make
@@ -46,12 +47,14 @@ def test_trajectory_and_dream_land_on_the_known_answer(make_mode, observe):
 
 
 def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
-    """With the anchor at 0 the action is read at t = 1 after one video forward, and without a dream no other is traced."""
-    mode = make_mode(anchor_step=0)
+    """With the anchor at 0 the action is read at t = 1 after one video forward; without a dream there is no other."""
+    mode, steps = make_mode(anchor_step=0), []
+    run = mode._run
+    mode._run = lambda name, *arguments: steps.append(name) or run(name, *arguments)
     prediction = mode.predict([observe(0)], ["lift"], [4], key=KEY, dream=False)[0]
     expected = 2 * observe(0).state[ARM] + 0.05 + 1.0
     np.testing.assert_allclose(prediction.actions.actions[0, ARM], expected, atol=1e-5)
-    assert mode._model.calls.count("video") == 1 and prediction.frames is None
+    assert steps.count("video") == 1 and prediction.frames is None
 
 
 def test_duration_head_gives_the_length(make_mode, observe):
@@ -67,7 +70,7 @@ def test_duration_head_gives_the_length(make_mode, observe):
 
 
 def test_one_compilation_a_bucket(make_mode, observe):
-    """Calls of any number of events and lengths of one bucket share one program; jax's own compile counter agrees."""
+    """Calls of any number of events and lengths of one bucket share its programs; jax's own compile counter agrees."""
     mode, compiled = make_mode(rows=2), []
 
     def listen(event, duration, **_):
@@ -75,12 +78,14 @@ def test_one_compilation_a_bucket(make_mode, observe):
             compiled.append(event)
 
     mode.predict([observe(0)], ["lift"], [3], key=KEY)
+    first = mode.compiled
+    assert sorted(first) == [("act", 2), ("noise", 0), ("observe", 0), ("show", 2), ("video", 2)]
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         mode.predict([observe(i) for i in range(5)], ["lift"] * 5, [1, 8, 2, 7, 5], key=jax.random.key(1))
-        assert compiled == [] and mode.compiled == (("act", 2), ("dream", 2))
+        assert compiled == [] and mode.compiled == first
         mode.predict([observe(0)], ["lift"], [9], key=KEY)
-        assert len(compiled) == 2 and mode.compiled[2:] == (("act", 3), ("dream", 3))
+        assert len(compiled) == 3 and mode.compiled[len(first) :] == (("video", 3), ("act", 3), ("show", 3))
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 
@@ -127,14 +132,24 @@ def test_absent_view_is_not_read(make_mode, observe):
 
 
 @settings(max_examples=25, deadline=None)
-@given(steps=st.integers(1, 200), stride=st.integers(1, 4), longest=st.integers(2, 9))
-def test_bucket_holds_the_event_and_no_more(steps, stride, longest):
-    """The smallest number of latents that covers the steps, up to the longest."""
-    window = WindowSettings(frame_stride=stride, max_latent_frames=longest)
-    bucket = window.bucket(steps)
-    assert 2 <= bucket <= longest
-    assert (bucket - 2) * window.steps_per_latent < steps or bucket == 2
-    assert (bucket - 1) * window.steps_per_latent >= steps or bucket == longest
+@given(steps=st.integers(1, 200), stride=st.integers(1, 4), buckets=st.sets(st.integers(2, 9), min_size=1))
+def test_bucket_holds_the_event_and_no_more(steps, stride, buckets):
+    """The smallest bucket whose future latents cover the steps, or else the longest."""
+    buckets = sorted(buckets)
+    window = WindowSettings(frame_stride=stride, max_latent_frames=buckets[-1], buckets=buckets)
+    fitting = [bucket for bucket in buckets if (bucket - 1) * 4 * stride >= steps]
+    assert window.bucket(steps) == (min(fitting) if fitting else buckets[-1])
+
+
+def test_a_longer_bucket_changes_nothing(make_mode, observe, embodiment, statistics, known_flow):
+    """An event padded to a longer bucket has the same noise and, masked, the same prediction."""
+    short = make_mode()
+    window = WindowSettings(text_length=16, max_latent_frames=4, buckets=(4,))
+    long = EventMode(known_flow(0.0), {}, embodiment, statistics, EventModeSettings(3, window, short.settings.solver))
+    first, second = (mode.predict([observe(0)], ["lift"], [6], key=KEY)[0] for mode in (short, long))
+    assert (first.bucket, second.bucket) == (2, 4) and first.frames.shape == second.frames.shape
+    np.testing.assert_allclose(first.actions.actions, second.actions.actions, atol=1e-6)
+    np.testing.assert_array_equal(first.frames, second.frames)
 
 
 def test_bad_input_is_refused(make_mode, observe, embodiment, statistics):

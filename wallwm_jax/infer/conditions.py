@@ -23,6 +23,15 @@ class WindowSettings:
     """Latent slots of the longest event, keyframe included."""
     text_length: int = 56
     spatial_compression: int = 8
+    buckets: tuple[int, ...] = ()
+    """Latent slots of the lengths that are compiled for, ascending; shorter events are padded up to the next, masked.
+    Empty: half of the longest, and the longest. Many buckets waste less arithmetic, few less compilation."""
+
+    def __post_init__(self):
+        buckets = tuple(self.buckets) or tuple(sorted({max(self.max_latent_frames // 2, 2), self.max_latent_frames}))
+        if list(buckets) != sorted(set(buckets)) or buckets[0] < 2 or buckets[-1] != self.max_latent_frames:
+            raise InputError("buckets", buckets, f"ascending, from 2 or more to max_latent_frames ({self.max_latent_frames})")
+        object.__setattr__(self, "buckets", buckets)
 
     @property
     def steps_per_latent(self) -> int:
@@ -35,10 +44,11 @@ class WindowSettings:
         return (self.max_latent_frames - 1) * self.steps_per_latent
 
     def bucket(self, steps: int) -> int:
-        """Latent slots (keyframe included) of an event of `steps` control steps: the length it is compiled for."""
+        """Latent slots (keyframe included) of the smallest bucket that holds `steps` control steps; else the longest."""
         if steps < 1:
             raise InputError("event steps", steps, "at least 1")
-        return 1 + min(math.ceil(steps / self.steps_per_latent), self.max_latent_frames - 1)
+        needed = 1 + math.ceil(steps / self.steps_per_latent)
+        return next((bucket for bucket in self.buckets if bucket >= needed), self.buckets[-1])
 
 
 def check_observations(observations: Sequence[Observation], captions: Sequence[str]) -> None:

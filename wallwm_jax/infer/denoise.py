@@ -1,4 +1,4 @@
-"""Event mode's arithmetic as pure functions of arrays: dream to the anchor, act, finish the dream (WALL-WM §7)."""
+"""Event mode's arithmetic as pure functions of arrays: observe, step the video, act, show (WALL-WM §7)."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -44,93 +44,87 @@ class SolverSettings:
 
 
 class Condition(NamedTuple):
-    """What every forward pass of an event reads. `keyframes`: latents at position 0, zeros elsewhere."""
+    """What every forward pass of an event reads."""
 
-    keyframes: Float[Array, "B F V h w C"]
+    keyframe: Float[Array, "B 1 V h w C"]
     text_features: Float[Array, "B S L width"]
     text_mask: Bool[Array, "B S L"]
 
 
-class HalfDream(NamedTuple):
-    """The video at the anchor: latents, and the velocity that the one forward pass there gave."""
-
-    sample: Float[Array, "B F V h w C"]
-    velocity: Float[Array, "B F V h w C"]
-    condition: Condition
-
-
-def condition(model: Any, parameters: Any, batch: EventBatch) -> Condition:
-    """Encodes the keyframes (zero for absent views) and the captions."""
+def observe(model: Any, parameters: Any, batch: EventBatch) -> tuple[Condition, Float[Array, "B S"]]:
+    """Encodes keyframes (zero for absent views) and captions; also the control steps that the duration head expects."""
     variables = {"params": parameters}
-    first = model.apply(variables, batch.frames[:, :1], method="encode_frames")
-    first = jnp.where(batch.view_mask[:, :1, :, None, None, None], first, 0.0)
-    padding = [(0, 0), (0, batch.frame_mask.shape[1] - 1), *[(0, 0)] * (first.ndim - 2)]
+    keyframe = model.apply(variables, batch.frames[:, :1], method="encode_frames")
+    keyframe = jnp.where(batch.view_mask[:, :1, :, None, None, None], keyframe, 0.0)
     text_features = model.apply(variables, batch.text, batch.text_mask, method="encode_text")
-    return Condition(jnp.pad(first, padding), text_features, batch.text_mask)
+    given = Condition(keyframe, text_features, batch.text_mask)
+    channel = _keyframe_channel(given, batch.frame_mask.shape[1])
+    log_steps = model.apply(variables, batch, channel, text_features, batch.text_mask, method="duration")
+    return given, jnp.exp(log_steps)
 
 
-def event_steps(model: Any, parameters: Any, batch: EventBatch) -> Float[Array, "B S"]:
-    """Control steps that the duration head expects of each event."""
-    given = condition(model, parameters, batch)
-    return jnp.exp(model.apply({"params": parameters}, batch, *given, method="duration"))
+def draw_noise(
+    key: PRNGKeyArray, indices: Int[Array, "B"], video: tuple[int, ...], actions: tuple[int, ...]
+) -> tuple[Float[Array, "B F V h w C"], Float[Array, "B K A 26"]]:
+    """Noise of a row's video `[F V h w C]` and actions `[K A 26]`, from `key` and its entry of `indices` alone."""
+
+    def of_rows(name: str, shape: tuple[int, ...]) -> Array:
+        return jax.vmap(lambda index: jax.random.normal(substream(key, name, index), shape))(indices)
+
+    return of_rows("video_noise", video), of_rows("action_noise", actions)
+
+
+def video_step(
+    model: Any,
+    parameters: Any,
+    batch: EventBatch,
+    given: Condition,
+    sample: Float[Array, "B F V h w C"],
+    now: Float[Array, ""],
+    following: Float[Array, ""],
+) -> tuple[Float[Array, "B F V h w C"], Float[Array, "layers B F V n embed"]]:
+    """One Euler step of the video from time `now` to `following`, and the features at `now`. Keyframe slots hold their
+    clean latents, as in training."""
+    channel = _keyframe_channel(given, sample.shape[1])
+    sample = jnp.where((batch.frame_positions == 0)[..., None, None, None, None], channel, sample)
+    velocity, features = model.apply(
+        {"params": parameters}, batch, sample, channel, jnp.full(batch.segment_mask.shape, now),
+        given.text_features, given.text_mask, False, method="video",
+    )  # fmt: skip
+    return sample + (following - now) * velocity, features
 
 
 def act(
     model: Any,
     parameters: Any,
     batch: EventBatch,
-    key: PRNGKeyArray,
-    indices: Int[Array, "B"],
+    noise: Float[Array, "B K A 26"],
+    features: Float[Array, "layers B F V n embed"],
     settings: SolverSettings,
-) -> tuple[Float[Array, "B A 26"], HalfDream]:
-    """Denoises the video to the anchor, then the actions (relative, normalised) on the features read there.
-
-    A row's noise is a function of `key` and its entry of `indices`, whatever the other rows hold.
-    """
-    given = condition(model, parameters, batch)
-    noise = _row_noise(key, indices, "video_noise", given.keyframes.shape[1:])
-    times = settings.times_to_anchor()
-    sample = euler(lambda z, t: _video(model, parameters, batch, given, z, t)[0], noise, times)
-    velocity, features = _video(model, parameters, batch, given, sample, times[-1])
+) -> Float[Array, "B A 26"]:
+    """Denoises the actions (relative, normalised; zero where masked) on the features read at the anchor."""
     valid = batch.action_mask[:, None, :, None] & batch.dof_mask[:, :, None]
-    action_noise = _row_noise(key, indices, "action_noise", (settings.samples, *batch.actions.shape[1:]))
+    shape = (*noise.shape[:2], 1)
 
-    def action_velocity(noisy, time):
-        shape = (noisy.shape[0], settings.samples, 1)
+    def velocity(noisy, time):
         predicted = model.apply(
             {"params": parameters}, batch, noisy, jnp.full(shape, time), features, method="action"
         )
         return jnp.where(valid, predicted, 0.0)
 
     grid = time_grid(settings.action_steps, settings.action_shift)
-    actions = euler(action_velocity, jnp.where(valid, action_noise, 0.0), grid)
-    return actions.mean(axis=1), HalfDream(sample, velocity, given)
+    return euler(velocity, jnp.where(valid, noise, 0.0), grid).mean(axis=1)
 
 
-def finish_dream(
-    model: Any, parameters: Any, batch: EventBatch, half: HalfDream, settings: SolverSettings
+def show(
+    model: Any, parameters: Any, given: Condition, sample: Float[Array, "B F V h w C"]
 ) -> UInt8[Array, "B F R V H W 3"]:
-    """Carries the video from the anchor to clean frames; the first step reuses the anchor's forward pass."""
-    times, sample = settings.times_from_anchor(), half.sample
-    if len(times) > 1:
-        sample = sample + (times[1] - times[0]) * half.velocity
-    sample = euler(lambda z, t: _video(model, parameters, batch, half.condition, z, t)[0], sample, times[1:])
-    frames = model.apply({"params": parameters}, _pin(sample, batch, half.condition), method="decode_frames")
+    """Frames of the clean latents; slot 0 is the keyframe through the codec."""
+    latents = jnp.concatenate([given.keyframe, sample[:, 1:]], axis=1)
+    frames = model.apply({"params": parameters}, latents, method="decode_frames")
     return jnp.clip(jnp.round(frames), 0, 255).astype(jnp.uint8)
 
 
-def _video(model, parameters, batch, given: Condition, sample, time):
-    """Velocity and features at `time`; keyframe slots hold their clean latents, as in training."""
-    shape = batch.segment_mask.shape
-    return model.apply(
-        {"params": parameters}, batch, _pin(sample, batch, given), given.keyframes, jnp.full(shape, time),
-        given.text_features, given.text_mask, False, method="video",
-    )  # fmt: skip
-
-
-def _pin(sample, batch: EventBatch, given: Condition):
-    return jnp.where((batch.frame_positions == 0)[..., None, None, None, None], given.keyframes, sample)
-
-
-def _row_noise(key: PRNGKeyArray, indices: Int[Array, "B"], name: str, shape: tuple[int, ...]) -> Float[Array, "B ..."]:
-    return jax.vmap(lambda index: jax.random.normal(substream(key, name, index), shape))(indices)
+def _keyframe_channel(given: Condition, slots: int) -> Float[Array, "B F V h w C"]:
+    """Keyframe latents at position 0, zeros elsewhere."""
+    return jnp.pad(given.keyframe, [(0, 0), (0, slots - 1), *[(0, 0)] * (given.keyframe.ndim - 2)])

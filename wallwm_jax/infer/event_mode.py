@@ -1,13 +1,14 @@
 """Event mode: observation and caption in, the whole event's video and trajectory out (WALL-WM §7)."""
 
 import dataclasses
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ActionChunk, Observation
@@ -32,7 +33,7 @@ class EventModeSettings:
         evaluate, objective = config["evaluate"], config["stages"]["action"]["objective"]
         return cls(
             evaluate.get("rows", cls.rows),
-            WindowSettings(**_present(WindowSettings, config["data"])),
+            WindowSettings(**_present(WindowSettings, config["data"]), buckets=tuple(evaluate.get("buckets", ()))),
             SolverSettings(**_present(SolverSettings, objective), **_present(SolverSettings, evaluate)),
         )
 
@@ -55,9 +56,10 @@ class EventPrediction:
 
 
 class EventMode:
-    """Predicts events with one compiled program a length bucket (and one more where a dream is wanted).
+    """Predicts events with programs compiled once a length bucket.
 
     A prediction depends on its own observation, caption, key and place in the call, not on the other events of the call.
+    Solver step counts are no part of a program: the video's steps are taken one call at a time.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class EventMode:
 
     @property
     def compiled(self) -> tuple[tuple[str, int], ...]:
-        """(program, bucket) of every program compiled so far, in order."""
+        """(program, bucket) of every program compiled so far, in order; bucket 0 is what all buckets share."""
         return tuple(self._programs)
 
     def durations(self, observations: Sequence[Observation], captions: Sequence[str]) -> Float[np.ndarray, "n"]:
@@ -84,8 +86,8 @@ class EventMode:
         expected, rows = np.zeros(len(captions)), self.settings.rows
         for first in range(0, len(captions), rows):
             chosen = range(first, min(first + rows, len(captions)))
-            batch = self._batch(observations, captions, np.ones(len(captions), int), chosen, 2)
-            expected[chosen] = self._run("duration", 2, self._parameters, batch)[: len(chosen), 0]
+            _, steps = self._observe(observations, captions, chosen)
+            expected[chosen] = np.asarray(steps)[: len(chosen), 0]
         return expected
 
     def predict(
@@ -124,18 +126,37 @@ class EventMode:
         return [predictions[index] for index in range(len(captions))]
 
     def _predict_rows(self, observations, captions, steps, chosen, bucket, key, dream) -> dict[int, EventPrediction]:
+        given, _ = self._observe(observations, captions, chosen)
         batch = self._batch(observations, captions, steps, chosen, bucket)
         indices = np.zeros(self.settings.rows, np.int32)
         indices[: len(chosen)] = chosen
-        actions, half = self._run("act", bucket, self._parameters, batch, key, indices)
-        frames = self._run("dream", bucket, self._parameters, batch, half) if dream else None
-        actions, frames = np.asarray(actions), None if frames is None else np.asarray(frames)
+        sample, noise = self._run("noise", 0, key, indices, given)[bucket]
+        actions, frames = self._denoise(bucket, batch, given, sample, noise, dream)
         predictions = {}
         for row, index in enumerate(chosen):
             chunk = self._chunk(actions[row, batch.action_mask[row]], observations[index])
-            film = None if frames is None else _film(frames[row])
+            film = None if frames is None else _film(frames[row, batch.frame_mask[row]])
             predictions[index] = EventPrediction(chunk, int(steps[index]), bucket, film)
         return predictions
+
+    def _denoise(self, bucket, batch, given, sample, noise, dream) -> tuple[np.ndarray, np.ndarray | None]:
+        """Video to the anchor, actions on the features there, and the rest of the video if it is wanted."""
+        solver = self.settings.solver
+        for times in _pairs(solver.times_to_anchor()):
+            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *times)
+        times = solver.times_from_anchor()
+        first = (times[0], times[min(1, len(times) - 1)])
+        sample, features = self._run("video", bucket, self._parameters, batch, given, sample, *first)
+        actions = np.asarray(self._run("act", bucket, self._parameters, batch, noise, features))
+        if not dream:
+            return actions, None
+        for times in _pairs(times[1:]):
+            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *times)
+        return actions, np.asarray(self._run("show", bucket, self._parameters, given, sample))
+
+    def _observe(self, observations, captions, chosen):
+        batch = self._batch(observations, captions, np.ones(len(captions), int), chosen, 2)
+        return self._run("observe", 0, self._parameters, batch)
 
     def _batch(self, observations, captions, steps, chosen, bucket):
         return condition_batch(
@@ -157,10 +178,26 @@ class EventMode:
     def _function(self, name: str) -> Callable[..., Any]:
         model, solver = self._model, self.settings.solver
         return {
-            "duration": lambda parameters, batch: denoise.event_steps(model, parameters, batch),
-            "act": lambda parameters, batch, key, rows: denoise.act(model, parameters, batch, key, rows, solver),
-            "dream": lambda parameters, batch, half: denoise.finish_dream(model, parameters, batch, half, solver),
+            "observe": functools.partial(denoise.observe, model),
+            "noise": self._noise,
+            "video": functools.partial(denoise.video_step, model),
+            "act": functools.partial(denoise.act, model, settings=solver),
+            "show": functools.partial(denoise.show, model),
         }[name]
+
+    def _noise(self, key: PRNGKeyArray, indices: Int[Array, "B"], given: denoise.Condition) -> dict[int, tuple]:
+        """Noise for every bucket, cut from that of the longest: a longer bucket leaves an event's noise as it is."""
+        window = self.settings.window
+        shapes = (window.buckets[-1], *given.keyframe.shape[2:]), (self.settings.solver.samples, window.max_steps, 26)
+        video, actions = denoise.draw_noise(key, indices, *shapes)
+        return {
+            bucket: (video[:, :bucket], actions[:, :, : (bucket - 1) * window.steps_per_latent])
+            for bucket in window.buckets
+        }
+
+
+def _pairs(times: Float[np.ndarray, "times"]) -> Iterator[tuple[np.float32, np.float32]]:
+    return zip(times[:-1], times[1:], strict=True)
 
 
 def _film(frames: UInt8[np.ndarray, "F R V H W 3"]) -> UInt8[np.ndarray, "T V H W 3"]:

@@ -1,0 +1,121 @@
+"""A whole evaluation: open loop, video, lengths, closed loop if wanted, and what training left behind."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.pipeline import cluster_balance
+from wallwm_jax.evaluate.baselines import SCENE_RULE, MeanTrajectory, scene_dependence
+from wallwm_jax.evaluate.dreams import Reconstruct, dreamt_frames
+from wallwm_jax.evaluate.events import RecordedEvent, recorded_event, select_rows
+from wallwm_jax.evaluate.examples import end_points, filmstrips, trajectory_examples, typical_places
+from wallwm_jax.evaluate.open_loop import OpenLoop, length_result, run_open_loop, verb_results
+from wallwm_jax.evaluate.results import ClosedLoopResult, ClusterBalance, Curve, Evaluation, ParameterRow
+from wallwm_jax.evaluate.settings import EvaluationSettings, describe
+from wallwm_jax.evaluate.video_quality import video_quality
+from wallwm_jax.infer.event_mode import EventMode
+from wallwm_jax.optim.builder import assignment_table
+from wallwm_jax.train.metrics import read_metrics
+
+CLUSTER_TITLES = {"vision_language_cluster": "by what is seen and said", "action_cluster": "by how the arm moves"}
+
+
+def evaluate(
+    model: Any,
+    parameters: Any,
+    declarations: Any,
+    curated: CuratedDataset,
+    settings: EvaluationSettings,
+    *,
+    metrics_files: Mapping[str, Path],
+    closed_loop: Callable[[EventMode], ClosedLoopResult] | None = None,
+    progress: Callable[[str], None] = print,
+) -> Evaluation:
+    """Evaluates a trained model on held-out events.
+
+    Args:
+        parameters: those to act with (the averaged ones, if training averaged).
+        declarations: for the parameter table.
+        metrics_files: JSON lines of each stage, by its title; "video" gives the headline losses.
+        closed_loop: runs event mode in a simulator.
+
+    Raises:
+        InputError: no held-out events, or a missing metrics file.
+    """
+    started = time.monotonic()
+    curves = [read_curve(title, path) for title, path in metrics_files.items()]
+    rows = select_rows(curated, settings.split, settings.events)
+    events = [recorded_event(curated, row, settings.window) for row in rows]
+    training = [recorded_event(curated, row, settings.window) for row in select_rows(curated, "train", None)]
+    trajectories = [event.trajectory for event in training]
+    mode = EventMode(model, parameters, curated.embodiment, curated.statistics, settings.mode)
+    progress(f"predicting {len(events)} held-out events")
+    result = run_open_loop(mode, curated, events, MeanTrajectory.fit(trajectories), settings)
+    verbs = verb_results(result, scene_dependence(trajectories))
+    names = [verb.verb for verb in verbs]
+    films = typical_places(result, result.dreamt, names)[: settings.films]
+    examples = typical_places(result, range(len(events)), names)[: settings.examples]
+    frames = dreamt_frames(result, curated, settings, Reconstruct(model, parameters)) if result.dreamt else []
+    if closed_loop:
+        progress("driving the simulator")
+    return Evaluation(
+        verbs=verbs,
+        scene_rule=SCENE_RULE,
+        length=length_result(result, _steps_of_verbs(training)),
+        video=video_quality(frames) if frames else None,
+        filmstrips=filmstrips(result, films, curated, settings),
+        trajectories=trajectory_examples(result, examples, curated.embodiment.control_hz),
+        end_points=end_points(result),
+        closed_loop=closed_loop(mode) if closed_loop else None,
+        curves=curves,
+        clusters=_clusters(curated, settings),
+        parameters=[ParameterRow(**row) for row in assignment_table(parameters, declarations)],
+        counts=_counts(result, events, len(training), settings, mode),
+        seconds=time.monotonic() - started,
+    )
+
+
+def read_curve(title: str, path: Path) -> Curve:
+    """The losses of a stage's metrics file; lines without a finite loss are left out."""
+    lines = read_metrics(path)
+    loss = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
+    heldout = [(line["step"], line["heldout_loss"]) for line in lines if line.get("heldout_loss") is not None]
+    (steps, losses), (heldout_steps, heldout_losses) = (_columns(pairs) for pairs in (loss, heldout))
+    return Curve(title, steps, losses, heldout_steps, heldout_losses)
+
+
+def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _steps_of_verbs(events: Sequence[RecordedEvent]) -> dict[str, list[int]]:
+    steps: dict[str, list[int]] = defaultdict(list)
+    for event in events:
+        steps[event.trajectory.verb].append(event.window.steps)
+    return steps
+
+
+def _clusters(curated: CuratedDataset, settings: EvaluationSettings) -> list[ClusterBalance]:
+    return [
+        ClusterBalance(CLUSTER_TITLES.get(name, name), shares["before"], shares["after"])
+        for name, shares in cluster_balance(curated, settings.window).items()
+    ]
+
+
+def _counts(
+    result: OpenLoop, events: Sequence[RecordedEvent], training: int, settings: EvaluationSettings, mode: EventMode
+) -> dict[str, Any]:
+    verbs = len({event.trajectory.verb for event in events})
+    return {
+        "events evaluated": f"{len(events)} of split {settings.split!r}, {verbs} verbs, "
+        f"{len({event.window.episode for event in events})} episodes",
+        "events dreamt to the end": f"{len(result.dreamt)}, spread over the verbs in turn",
+        "events longer than the longest bucket": sum(event.window.truncated for event in events),
+        "training events of the baselines": training,
+        "solver": describe(settings.mode.solver),
+        "shown films and trajectories": "of each verb the event whose end error is the median",
+        "programs compiled": ", ".join(f"{name} {bucket}" for name, bucket in mode.compiled),
+    }

@@ -1,0 +1,101 @@
+"""Single events for the report: films, trajectories and end points."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from wallwm_jax.core.types import GRIPPER, POSITION, RIGHT_ARM
+from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.settings import FRAMES_PER_LATENT
+from wallwm_jax.evaluate.errors import MILLIMETRES, unit_of
+from wallwm_jax.evaluate.events import RecordedEvent, by_verb, future_frames, observation
+from wallwm_jax.evaluate.open_loop import OpenLoop
+from wallwm_jax.evaluate.results import Filmstrip, TrajectoryExample
+from wallwm_jax.evaluate.settings import EvaluationSettings
+
+
+def typical_places(result: OpenLoop, among: Sequence[int], verbs: Sequence[str]) -> list[int]:
+    """For each verb the event among the given whose end error is the (upper) median of them: neither best nor worst."""
+    places = []
+    for verb in verbs:
+        own = [place for place in among if result.events[place].trajectory.verb == verb]
+        own.sort(key=lambda place: result.errors[place]["ours"].end)
+        if own:
+            places.append(own[len(own) // 2])
+    return places
+
+
+def filmstrips(
+    result: OpenLoop, places: Sequence[int], curated: CuratedDataset, settings: EvaluationSettings
+) -> list[Filmstrip]:
+    """Keyframe and the last frame of every latent, truth and dream, of dreamt events."""
+    films = []
+    for place in places:
+        event, dream = result.events[place], result.predictions[place].frames
+        keyframe = observation(curated, event).views[None]
+        truth = np.concatenate([keyframe, future_frames(curated, event, settings.window)[:, -1]])
+        times = np.arange(len(truth)) * settings.window.steps_per_latent / curated.embodiment.control_hz
+        times[-1] = min(times[-1], event.steps / curated.embodiment.control_hz)
+        films.append(
+            Filmstrip(
+                title=event.caption,
+                subtitle=_subtitle(event, result, place, curated.embodiment.control_hz),
+                views=curated.views,
+                times=times.tolist(),
+                truth=truth,
+                dream=dream[::FRAMES_PER_LATENT],
+            )
+        )
+    return films
+
+
+def _subtitle(event: RecordedEvent, result: OpenLoop, place: int, control_hz: float) -> str:
+    unit, end = unit_of(event.trajectory.verb), result.errors[place]["ours"].end
+    error = f"{end:.0f} mm" if unit == MILLIMETRES else f"{end:.2f} of the gripper's opening"
+    expected = result.durations[place] / control_hz
+    return (
+        f"held-out episode {event.window.episode}; lasts {event.window.steps / control_hz:.1f} s "
+        f"(predicted {expected:.1f} s); the arm ends {error} off"
+    )
+
+
+def trajectory_examples(result: OpenLoop, places: Sequence[int], control_hz: float) -> list[TrajectoryExample]:
+    """Right-arm position and gripper of single events."""
+    examples = []
+    for place in places:
+        event = result.events[place]
+        mean = result.means[place]
+        examples.append(
+            TrajectoryExample(
+                verb=event.trajectory.verb,
+                caption=event.caption,
+                control_hz=control_hz,
+                truth=_arm(event.trajectory.actions),
+                ours=_arm(result.predictions[place].actions.actions),
+                mean=None if mean is None else _arm(mean),
+                anchor=_arm(event.trajectory.anchor[None])[0],
+            )
+        )
+    return examples
+
+
+def _arm(poses: Float[np.ndarray, "A 26"]) -> Float[np.ndarray, "A 4"]:
+    arm = np.asarray(poses, np.float64)[:, RIGHT_ARM]
+    return np.concatenate([arm[:, POSITION], arm[:, GRIPPER]], axis=1)
+
+
+def end_points(result: OpenLoop) -> dict[str, Float[np.ndarray, "n 2 3"]]:
+    """For each moving verb: true and predicted displacement of the arm from the anchor at the event's end, metres."""
+    points = {}
+    for verb, places in by_verb(result.events).items():
+        if unit_of(verb) != MILLIMETRES:
+            continue
+        pairs = []
+        for place in places:
+            event = result.events[place].trajectory
+            anchor = _arm(event.anchor[None])[0, :3]
+            ends = (event.actions[-1:], result.predictions[place].actions.actions[-1:])
+            pairs.append([_arm(end)[0, :3] - anchor for end in ends])
+        points[verb] = np.array(pairs)
+    return points
