@@ -73,7 +73,7 @@ def test_start_up_checks(curated):
 
 def test_packed_batches_keep_the_balance(curated):
     """Over four pools the packed events' clusters are as probable as the sampler says: packing skips at most a draw a
-    pool. Chi-square against the 99.99 % quantile for three degrees of freedom (there are four clusters or fewer), 21.1."""
+    pool. Chi-square against the 99.99 % quantile for three degrees of freedom, 21.1 (at most four clusters)."""
     loader = EventLoader(curated, SETTINGS, seed=1)
     pools = [loader.pool(number) for number in range(4)]
     rows = np.array([window.row for pool in pools for row in pool.rows for window in row])

@@ -29,7 +29,7 @@ def picture_features(keyframes: UInt8[np.ndarray, "N V H W 3"]) -> Float[np.ndar
     count, _, height, width, _ = keyframes.shape
     rows = np.linspace(0, height, PICTURE_CELLS + 1).astype(int)[:-1]
     columns = np.linspace(0, width, PICTURE_CELLS + 1).astype(int)[:-1]
-    sums = np.add.reduceat(np.add.reduceat(keyframes.astype(np.float64), rows, axis=2), columns, axis=3)
+    sums = np.add.reduceat(np.add.reduceat(keyframes, rows, axis=2, dtype=np.float32), columns, axis=3)
     return (sums / (height * width / PICTURE_CELLS**2)).reshape(count, -1)
 
 

@@ -151,8 +151,6 @@ def _write(
     _save_numbers(root / curated.NUMBERS, list(by_index.values()), maps)
     report = _report(dataset, episodes, rows, rejections, statistics, settings)
     (root / curated.REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-    for frames in maps.values():
-        frames.flush()
     return report
 
 

@@ -58,7 +58,7 @@ def black_borders(frames: UInt8[np.ndarray, "T V H W 3"], every: int = 4) -> Int
 
     Looks at every `every`-th frame. A view that is black throughout counts as all border.
     """
-    brightest = frames[::every].max(axis=(0, 4)) > BLACK
+    brightest = frames[::every].max(axis=0).max(axis=-1) > BLACK  # in this order: the first runs along memory
     height, width = brightest.shape[1:]
     result = np.empty((len(brightest), 4), np.int32)
     for view, lit in enumerate(brightest):
