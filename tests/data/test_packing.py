@@ -12,7 +12,7 @@ from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.curation.index import EventIndex
 from wallwm_jax.data.packing import event_batch, first_fit, make_pool, pack
 from wallwm_jax.data.pipeline import make_sampler
-from wallwm_jax.data.sampling import Draw
+from wallwm_jax.data.sampling import Draw, EventSampler
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.windows import Window, make_window
 
@@ -177,6 +177,23 @@ def test_pool_is_a_pure_function_of_seed_and_number(curated):
     assert pools[0] == pools[1]
     assert pools[0].rows != pools[2].rows and pools[0].rows != pools[3].rows
     assert all(pool.skipped <= 1 and pool.efficiency(8) > 0.6 for pool in pools)
+
+
+def test_pools_never_share_a_draw(curated):
+    """The draws that consecutive pools ask for do not overlap, or batches would repeat events in step."""
+    asked = []
+
+    class Recorder(EventSampler):
+        def draws(self, first, count):
+            asked.append(range(first, first + count))
+            return super().draws(first, count)
+
+    even = make_sampler(curated, SETTINGS, 0, "train")
+    recorder = Recorder(even.rows, even.probabilities, 0)
+    for number in range(3):
+        make_pool(curated, recorder, SETTINGS, number)
+    numbers = [number for part in asked for number in part]
+    assert len(numbers) == len(set(numbers)) > 3 * 192
 
 
 def test_black_borders_leave_the_loss(curated):
