@@ -5,7 +5,6 @@ own frame is x right, y forward, so x = its y and y = minus its x.
 """
 
 import dataclasses
-import os
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import RIGHT_ARM, UNIFIED_DIMENSION, Observation
 from wallwm_jax.simulate import scene
+from wallwm_jax.simulate.cameras import Camera, CameraRig, from_unified, import_mujoco, to_unified
 from wallwm_jax.simulate.programs import Program, Target
 
 SIMULATOR_STEPS = 4
@@ -23,21 +23,17 @@ SPEED_LIMIT = 0.01
 """Metres that the target of the arm's weld moves at most in one step of 80 Hz, as in Meta-World."""
 WORKSPACE = (np.array([-0.45, 0.36, 0.005]), np.array([0.45, 0.98, 0.45]))
 """Bounds of the end effector, Meta-World frame."""
-TO_UNIFIED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-_TIP = np.array([0.0, 0.0, -0.04])
-"""From the hand's origin to the end effector."""
+TIP = np.array([0.0, 0.0, -0.04])
+"""From the hand's origin to the end effector, Meta-World frame."""
 _CLOSED_GAP, _OPEN_GAP = 0.03, 0.10
 _HAND_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 
 
-def to_unified(point: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
-    """Meta-World frame to unified world frame."""
-    return np.asarray(point) @ TO_UNIFIED.T
-
-
-def from_unified(point: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3"]:
-    """Unified world frame to Meta-World frame."""
-    return np.asarray(point) @ TO_UNIFIED
+def arm_state(data) -> Float[np.ndarray, "4"]:
+    """End-effector position (unified world frame, metres) and gripper opening (0..1) of Meta-World's Sawyer."""
+    gap = np.linalg.norm(data.body("rightclaw").xpos - data.body("leftclaw").xpos)
+    opening = np.clip((gap - _CLOSED_GAP) / (_OPEN_GAP - _CLOSED_GAP), 0.0, 1.0)
+    return np.append(to_unified(data.site("endEffector").xpos), opening).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +56,11 @@ class TabletopEnvironment:
     views = scene.VIEWS
 
     def __init__(self, size: int = 96):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-        import mujoco
-
-        self._mujoco, self._size, self._renderer = mujoco, size, None
-        self.model = mujoco.MjModel.from_xml_string(scene.scene_xml())
-        # Multisampling and the large default buffer must be off before the GL context exists: 8-20 times faster.
-        self.model.vis.quality.offsamples = 0
-        self.model.vis.global_.offwidth = self.model.vis.global_.offheight = size
+        self._mujoco = import_mujoco()
+        self.model = self._mujoco.MjModel.from_xml_string(scene.scene_xml())
+        self._rig = CameraRig(self.model, {view: Camera(scene.CAMERAS[view]) for view in self.views}, size)
         self.model.eq_data[0] = [0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5]
-        self.data = mujoco.MjData(self.model)
+        self.data = self._mujoco.MjData(self.model)
         self._drawer_address = self.model.joint("goal_slidey").qposadr[0]
         self._button_address = self.model.joint("btnbox_joint").qposadr[0]
         self._fingers = [self.model.joint(name).qposadr[0] for name in ("r_close", "l_close")]
@@ -81,7 +72,7 @@ class TabletopEnvironment:
         """Joint angles with the hand above the table's middle: every reset starts from this one posture."""
         self._mujoco.mj_resetData(self.model, self.data)
         self._target, self._gripper = np.array([0.0, 0.55, 0.22]), 1.0
-        self.data.mocap_pos[0] = self._target - _TIP
+        self.data.mocap_pos[0] = self._target - TIP
         for _ in range(120):
             self._advance()
         return self.data.qpos.copy()
@@ -136,7 +127,7 @@ class TabletopEnvironment:
 
     def _advance(self) -> None:
         """One step of 80 Hz: the weld's target moves at the speed limit, the fingers are servoed to their opening."""
-        offset = self._target - _TIP - self.data.mocap_pos[0]
+        offset = self._target - TIP - self.data.mocap_pos[0]
         distance = np.linalg.norm(offset)
         self.data.mocap_pos[0] += offset * min(1.0, SPEED_LIMIT / max(distance, 1e-9))
         self.data.mocap_quat[0] = _HAND_QUATERNION
@@ -148,39 +139,19 @@ class TabletopEnvironment:
 
     def state(self) -> Float[np.ndarray, "4"]:
         """End-effector position (unified world frame, metres) and gripper opening (0..1)."""
-        gap = np.linalg.norm(self.data.body("rightclaw").xpos - self.data.body("leftclaw").xpos)
-        opening = np.clip((gap - _CLOSED_GAP) / (_OPEN_GAP - _CLOSED_GAP), 0.0, 1.0)
-        return np.append(to_unified(self.data.site("endEffector").xpos), opening).astype(np.float32)
+        return arm_state(self.data)
 
     def render(self) -> UInt8[np.ndarray, "V H W 3"]:
         """One image a view."""
-        if self._renderer is None:
-            self._renderer = self._mujoco.Renderer(self.model, self._size, self._size)
-            for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
-                self._renderer.scene.flags[flag] = 0
-        images = []
-        for view in self.views:
-            self._renderer.update_scene(self.data, scene.CAMERAS[view])
-            images.append(self._renderer.render().copy())
-        return np.stack(images)
+        return self._rig.render(self.data)
 
     def cameras(self) -> tuple[Float[np.ndarray, "V 3 3"], Float[np.ndarray, "V 4 4"]]:
-        """Intrinsics (pixels; a pixel's centre has half-integer coordinates) and extrinsics (unified world to camera,
-        OpenCV axes, metres) of every view now; the wrist's moves with the arm."""
-        intrinsics, extrinsics = [], []
-        for view in self.views:
-            camera = self.data.camera(scene.CAMERAS[view])
-            focal = self._size / (2.0 * np.tan(np.deg2rad(self.model.camera(scene.CAMERAS[view]).fovy[0]) / 2.0))
-            intrinsics.append([[focal, 0, self._size / 2], [0, focal, self._size / 2], [0, 0, 1]])
-            rotation = (camera.xmat.reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])).T
-            matrix = np.eye(4)
-            matrix[:3, :3] = rotation @ TO_UNIFIED.T
-            matrix[:3, 3] = -rotation @ camera.xpos
-            extrinsics.append(matrix)
-        return np.asarray(intrinsics, np.float64).reshape(-1, 3, 3), np.stack(extrinsics)
+        """Intrinsics (pixels) and extrinsics (unified world frame to camera, OpenCV axes, metres) of every view now;
+        the wrist's move with the arm."""
+        return self._rig.calibration(self.data)
 
     def observe(self) -> Observation:
-        """What a policy sees: images, and the state lifted to the unified layout (the right arm is the actuated one)."""
+        """What a policy sees: images, and the state in the unified layout (the right arm is the actuated one)."""
         state, mask = np.zeros(UNIFIED_DIMENSION, np.float32), np.zeros(UNIFIED_DIMENSION, bool)
         index = [RIGHT_ARM.start, RIGHT_ARM.start + 1, RIGHT_ARM.start + 2, RIGHT_ARM.stop - 1]
         state[index], mask[index] = self.state(), True
@@ -209,7 +180,6 @@ class TabletopEnvironment:
     def begin_event(self) -> None:
         """Remembers the scene, so that `event_completed` can tell what the event changed."""
         self._event_start = self.snapshot()
-        self._deepest_press = 0.0
 
     def event_completed(self, verb: str, object: str, target: Target = None) -> bool:
         """Whether the event begun by `begin_event` (or `reset`) has done what its caption says.
@@ -223,17 +193,15 @@ class TabletopEnvironment:
 
     def close(self) -> None:
         """Frees the GL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._rig.close()
 
 
 def completed(verb: str, object: str, target: Target, start: Snapshot, now: Snapshot) -> bool:
     """Whether an event did its work, from the scene's true state at its start and now.
 
-    Thresholds (metres): reach within 0.12 of the object seen from above and 0.19 in height; grasp fingers stopped by a puck within 0.03; lift 0.06 up;
-    move within 0.06 of the target seen from above; place and release within 0.06 of it and low; retreat 0.05 away;
-    open 0.10; close 0.02; press two thirds of the button's travel.
+    Thresholds (metres): reach within 0.12 of the object seen from above and 0.19 in height; grasp within 0.04 and the
+    fingers stopped by the puck; lift 0.06 up; move within 0.06 of the target seen from above; place and release within
+    0.06 of it and low; retreat 0.05 away; open 0.10; close 0.02; press two thirds of the button's travel.
     """
     place = now.objects[object]
     if verb == "reach":

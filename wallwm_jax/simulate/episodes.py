@@ -41,8 +41,10 @@ def record_episode(environment: TabletopEnvironment, seed: int, program: Program
         recovery.append(nudge is not None)
         places.append(snapshot.objects)
     state, action, intrinsics, extrinsics, frames = (np.stack(column) for column in zip(*rows, strict=True))
-    return Recording(seed, program.name, program.caption, environment.views, state, action, frames, intrinsics.astype(np.float32),
-                     extrinsics.astype(np.float32), tuple(events), tuple(recovery), tuple(places))
+    return Recording(
+        seed, program.name, program.caption, environment.views, state, action, frames, intrinsics.astype(np.float32),
+        extrinsics.astype(np.float32), tuple(events), tuple(recovery), tuple(places),
+    )
 
 
 def _images(environment: TabletopEnvironment, render: bool) -> np.ndarray:

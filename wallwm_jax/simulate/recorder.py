@@ -4,8 +4,10 @@
 """
 
 import argparse
+import atexit
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
 import pathlib
@@ -15,7 +17,8 @@ from collections.abc import Callable, Sequence
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.simulate import lerobot_writer
 from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, program
-from wallwm_jax.simulate.recording import EpisodeFailed
+from wallwm_jax.simulate.recording import EpisodeFailed, Recording
+from wallwm_jax.simulate.stock_experts import CAPTIONS, check_task, record_stock_episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,15 @@ def _plan(programs: Sequence, count: int, held_out: int, first_seed: int) -> lis
     ]
 
 
-PLANS: dict[str, Callable[[], list[PlannedEpisode]]] = {"sample": sample_plan, "tabletop": tabletop_plan}
+def stock_plan(episodes_per_task: int = 2) -> list[PlannedEpisode]:
+    """Meta-World's 50 tasks with their own experts, for breadth; nothing is held out."""
+    return [PlannedEpisode(seed, f"stock/{task}", "train") for task in sorted(CAPTIONS)
+            for seed in range(episodes_per_task)]
+
+
+PLANS: dict[str, Callable[[], list[PlannedEpisode]]] = {
+    "sample": sample_plan, "tabletop": tabletop_plan, "stock": stock_plan,
+}
 
 
 def record(
@@ -73,7 +84,8 @@ def record(
 
     Args:
         output: the dataset's folder. It may hold other files (a README), but no dataset.
-        episodes: (seed, program name, split) rows; a seed whose goals do not hold is left out and reported.
+        episodes: (seed, program name, split) rows; a seed whose goals do not hold is left out and reported. Programs
+            are those of `programs`, or "stock/<Meta-World task>".
         workers: processes, each with its own simulator and GL context.
         progress: called with (episodes done, episodes planned).
 
@@ -85,7 +97,10 @@ def record(
     if (output / "meta" / "info.json").exists():
         raise InputError(str(output), "a dataset", "a path that holds none")
     for row in plan:
-        program(row.program)
+        if row.program.startswith("stock/"):
+            check_task(row.program.removeprefix("stock/"))
+        else:
+            program(row.program)
     staging = output.with_name(output.name + ".staging")
     _open_staging(staging, plan)
     missing = [index for index in range(len(plan)) if not _staged(staging, index).exists()]
@@ -114,20 +129,11 @@ def _staged(staging: pathlib.Path, index: int) -> pathlib.Path:
     return staging / f"episode_{index:06d}"
 
 
-_ENVIRONMENTS: dict[str, object] = {}
-"""A worker process's own simulator: building one takes a second, so it is kept between episodes."""
-
-
 def _record_one(staging: str, index: int, row: PlannedEpisode) -> None:
     """Records and stages one episode, or stages the reason why it was rejected. Runs in a worker process."""
-    from wallwm_jax.simulate.environment import TabletopEnvironment
-    from wallwm_jax.simulate.episodes import record_episode
-
-    environment = _ENVIRONMENTS.setdefault("tabletop", None) or TabletopEnvironment()
-    _ENVIRONMENTS["tabletop"] = environment
     folder = _staged(pathlib.Path(staging), index)
     try:
-        recording = record_episode(environment, row.seed, program(row.program))
+        recording = _perform(row)
     except EpisodeFailed as failure:
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -136,6 +142,24 @@ def _record_one(staging: str, index: int, row: PlannedEpisode) -> None:
         part.rename(folder)
         return
     lerobot_writer.stage_episode(recording, folder, row.split)
+
+
+def _perform(row: PlannedEpisode) -> Recording:
+    if row.program.startswith("stock/"):
+        return record_stock_episode(row.program.removeprefix("stock/"), row.seed)
+    from wallwm_jax.simulate.episodes import record_episode
+
+    return record_episode(_tabletop(), row.seed, program(row.program))
+
+
+@functools.cache
+def _tabletop():
+    """A worker process's own simulator: building one takes a second, so it is kept between episodes."""
+    from wallwm_jax.simulate.environment import TabletopEnvironment
+
+    environment = TabletopEnvironment()
+    atexit.register(environment.close)
+    return environment
 
 
 def _finish(staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathlib.Path) -> RecordingReport:

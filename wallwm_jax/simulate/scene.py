@@ -124,7 +124,7 @@ def _drawer(source: ElementTree.Element) -> ElementTree.Element:
         if geom.get("mesh") == "drawerhandle":
             geom.set("pos", "0 -0.134 0")
         elif geom.get("type") == "capsule":
-            x, y, z = (float(value) for value in geom.get("pos").split())
+            x, _, z = (float(value) for value in geom.get("pos").split())
             geom.set("pos", f"{x} {-0.17 if x == 0 else -0.13} {z}")
             if x != 0:
                 geom.set("size", "0.009 0.04")
