@@ -121,6 +121,16 @@ def test_nothing_is_completed_before_it_is_done(environment):
         environment.event_completed("juggle", "red puck")
 
 
+def test_observation_is_the_unified_layout(environment, recording):
+    """The observation after a reset is the recording's first frame, its state in the four actuated slots of 26."""
+    environment.reset(5, program("press_only"))
+    observation = environment.observe()
+    np.testing.assert_array_equal(observation.views, recording.frames[0])
+    np.testing.assert_array_equal(observation.state[observation.dof_mask], recording.state[0])
+    assert np.flatnonzero(observation.dof_mask).tolist() == [10, 11, 12, 19] and observation.view_mask.all()
+    assert not observation.state[~observation.dof_mask].any()
+
+
 @pytest.mark.parametrize("action", [[0.5, 0.0, np.nan, 1.0], [0.5, np.inf, 0.2, 0.0], [0.5, 0.0, 0.2]])
 def test_bad_actions_are_refused(environment, action):
     """A target that is not finite, or not four numbers, never reaches the simulator."""

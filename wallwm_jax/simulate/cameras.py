@@ -1,5 +1,6 @@
 """Rendering and calibration of named cameras of a MuJoCo model, and the frame both are expressed in."""
 
+import atexit
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -62,6 +63,8 @@ class CameraRig:
             self._renderer = self._mujoco.Renderer(self._model, self._size, self._size)
             for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderer.scene.flags[flag] = 0
+            # Registered after MuJoCo's own exit function, so run before it ends EGL.
+            atexit.register(self.close)
         images = []
         for camera in self._cameras.values():
             self._renderer.update_scene(data, camera.name)
@@ -90,3 +93,4 @@ class CameraRig:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+            atexit.unregister(self.close)

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import atexit
 import concurrent.futures
 import dataclasses
 import functools
@@ -157,9 +156,7 @@ def _tabletop():
     """A worker process's own simulator: building one takes a second, so it is kept between episodes."""
     from wallwm_jax.simulate.environment import TabletopEnvironment
 
-    environment = TabletopEnvironment()
-    atexit.register(environment.close)
-    return environment
+    return TabletopEnvironment()
 
 
 def _finish(staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathlib.Path) -> RecordingReport:
