@@ -64,13 +64,15 @@ def invent(size: int = 96) -> Evaluation:
     true = list(generator.integers(5, 40, 60))
     predicted = [length + float(generator.normal()) * 2 for length in true]
     ends = {
-        verb: (base := generator.normal(size=(20, 1, 3)) * 0.2) + generator.normal(size=(20, 2, 3)) * 0.01
+        verb: generator.normal(size=(20, 1, 3)) * 0.2 + generator.normal(size=(20, 2, 3)) * 0.01
         for verb in ("reach", "move", "place")
     }
     quality = VideoQuality(
         FrameQuality(27, 0.9, 18), FrameQuality(24, 0.88, 9), FrameQuality(33, 0.96, 29), events=24, images=300
     )
-    parameters = [ParameterRow(f"blocks/video/{i}", (6, 160, 640), "layers | embed -> mlp", "muon", True) for i in range(9)]
+    parameters = [
+        ParameterRow(f"blocks/video/{i}", (6, 160, 640), "layers | embed -> mlp", "muon", True) for i in range(9)
+    ]
     return Evaluation(
         verbs=verbs,
         scene_rule=SCENE_RULE,
@@ -84,7 +86,7 @@ def invent(size: int = 96) -> Evaluation:
         clusters=[ClusterBalance(name, shares, shares * 0 + 0.25) for name in ("seen and said", "how the arm moves")],
         parameters=parameters,
         counts={"held-out events": 200, "training events": 900, "video steps": 6},
-        seconds=61.0,
+        seconds=161.0,
     )
 
 

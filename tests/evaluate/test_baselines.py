@@ -21,7 +21,7 @@ def _event(verb, end, steps, anchor=(0.1, 0.2, 0.3), episode=0, gripper=(1.0, 1.
 
 
 def test_errors_are_in_physical_units():
-    """A constant 30-40-0 mm offset is 50 mm along and at the end; gripper errors are openings; the left arm is ignored."""
+    """A constant 30-40-0 mm offset is 50 mm along and at the end; grippers err by openings; the left arm is ignored."""
     truth = _event("reach", (0.1, 0, 0), 5).actions
     predicted = truth + np.eye(26)[10] * 0.03 + np.eye(26)[11] * 0.04 + np.eye(26)[0]
     error = trajectory_error(predicted, truth, MILLIMETRES)

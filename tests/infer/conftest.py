@@ -15,8 +15,8 @@ class KnownFlow:
     """Velocity (z - end) / t, whose Euler solution lands on `end` exactly.
 
     Latents are cell means of the keyframe in [0, 1]. The dream's end at position f is the keyframe plus 0.1 f; the
-    action's end is the state plus the number of caption bytes / 100 plus the mean feature. Features are the noisy latents
-    times `feature_scale`, plus the time, so that what the action reads, and when, can be told from the result.
+    action's end is the state plus the number of caption tokens / 100 plus the mean feature. Features are the noisy
+    latents times `feature_scale`, plus the time, so that what the action reads, and when, can be told from the result.
     """
 
     def __init__(self, feature_scale=0.0):
@@ -56,19 +56,19 @@ class KnownFlow:
         return jnp.log(text_mask.sum(axis=2).astype(jnp.float32))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def known_flow():
     return KnownFlow
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def statistics():
     """Ranges of [-1, 1]: normalised values are the metres themselves."""
     ones = np.ones(26)
     return Statistics(-ones, ones, -ones, ones)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def embodiment():
     names = {"x": "right_arm.x", "y": "right_arm.y", "z": "right_arm.z", "gripper": "right_arm.gripper"}
     return Embodiment("tabletop", 20.0, ("front", "wrist"), "observation.state", "action", names, names)

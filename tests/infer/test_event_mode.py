@@ -1,5 +1,7 @@
 """Event mode on a model whose answers are known: what is read when, lengths, buckets, padding, randomness."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -15,9 +17,12 @@ ARM = [10, 11, 12]
 KEY = jax.random.key(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_mode(embodiment, statistics, known_flow):
-    def make(feature_scale=0.0, rows=3, **solver):
+    """Modes by their settings; equal ones are shared, compiled programs and all, unless `fresh` tells them apart."""
+
+    @functools.cache
+    def make(feature_scale=1.0, rows=3, fresh=None, **solver):
         solver = {"video_steps": 4, "action_steps": 3, "anchor_step": 45} | solver
         window = WindowSettings(text_length=16, max_latent_frames=4, buckets=(2, 3, 4))
         settings = EventModeSettings(rows, window, SolverSettings(**solver))
@@ -30,7 +35,7 @@ def test_trajectory_and_dream_land_on_the_known_answer(make_mode, observe):
     """Actions are decoded relative to the anchor state in metres; frames are keyframe, then R a latent; lengths are
     the ones asked for."""
     observations, captions, steps = [observe(0), observe(1)], ["lift", "open it"], [5, 20]
-    predictions = make_mode().predict(observations, captions, steps, key=KEY)
+    predictions = make_mode(0.0).predict(observations, captions, steps, key=KEY)
     anchor_time = 5 * 0.1 / (1 + 4 * 0.1)
     for observation, caption, count, prediction in zip(observations, captions, steps, predictions, strict=True):
         latents = -(-count // 8)
@@ -48,7 +53,7 @@ def test_trajectory_and_dream_land_on_the_known_answer(make_mode, observe):
 
 def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
     """With the anchor at 0 the action is read at t = 1 after one video forward; without a dream there is no other."""
-    mode, steps = make_mode(anchor_step=0), []
+    mode, steps = make_mode(0.0, anchor_step=0, fresh="steps"), []
     run = mode._run
     mode._run = lambda name, *arguments: steps.append(name) or run(name, *arguments)
     prediction = mode.predict([observe(0)], ["lift"], [4], key=KEY, dream=False)[0]
@@ -59,7 +64,7 @@ def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
 
 def test_duration_head_gives_the_length(make_mode, observe):
     """Without steps the duration head decides (here: caption bytes and the end token), cut to the longest bucket."""
-    mode = make_mode(rows=2)
+    mode = make_mode()
     captions = ["lift", "open", "close it"]
     predictions = mode.predict([observe(i) for i in range(3)], captions, key=KEY, dream=False)
     assert [prediction.steps for prediction in predictions] == [5, 5, 9]
@@ -71,7 +76,7 @@ def test_duration_head_gives_the_length(make_mode, observe):
 
 def test_one_compilation_a_bucket(make_mode, observe):
     """Calls of any number of events and lengths of one bucket share its programs; jax's own compile counter agrees."""
-    mode, compiled = make_mode(rows=2), []
+    mode, compiled = make_mode(fresh="compiled"), []
 
     def listen(event, duration, **_):
         if event == "/jax/core/compile/backend_compile_duration":
@@ -92,8 +97,8 @@ def test_one_compilation_a_bucket(make_mode, observe):
 
 def test_other_events_of_a_call_do_not_matter(make_mode, observe):
     """Padding rows, companions and the split into calls of the compiled size leave a prediction bit-identical."""
-    mode = make_mode(feature_scale=1.0, rows=2)
-    observations, captions, steps = [observe(i) for i in range(3)], ["lift", "press", "open"], [6, 7, 8]
+    mode = make_mode()
+    observations, captions, steps = [observe(i) for i in range(4)], ["lift", "press", "open", "go"], [6, 7, 8, 3]
     together = mode.predict(observations, captions, steps, key=KEY)
     alone = mode.predict(observations[:1], captions[:1], steps[:1], key=KEY)[0]
     other = mode.predict([observations[0], observe(9), observe(8)], ["lift", "x", "y"], [6, 24, 1], key=KEY)[0]
@@ -104,10 +109,9 @@ def test_other_events_of_a_call_do_not_matter(make_mode, observe):
 
 def test_randomness_is_the_key(make_mode, observe):
     """The same key repeats, another one differs, and two places of a call draw different noise."""
-    mode = make_mode(feature_scale=1.0)
-    first, again, other = (
-        mode.predict([observe(0)] * 2, ["lift"] * 2, [6, 6], key=jax.random.key(seed), dream=False) for seed in (0, 0, 1)
-    )
+    mode = make_mode()
+    events = ([observe(0)] * 2, ["lift"] * 2, [6, 6])
+    first, again, other = (mode.predict(*events, key=jax.random.key(seed), dream=False) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first[0].actions.actions, again[0].actions.actions)
     assert np.abs(first[0].actions.actions - other[0].actions.actions).max() > 1e-4
     assert np.abs(first[0].actions.actions - first[1].actions.actions).max() > 1e-4
@@ -115,10 +119,9 @@ def test_randomness_is_the_key(make_mode, observe):
 
 def test_samples_are_averaged(make_mode, observe):
     """Several action noises share one video forward; on a flow with one end their mean is that end."""
-    single, mean = (
-        make_mode(samples=samples).predict([observe(0)], ["lift"], [6], key=KEY, dream=False)[0].actions.actions
-        for samples in (1, 5)
-    )
+    modes = (make_mode(0.0), make_mode(0.0, samples=3))
+    predictions = (mode.predict([observe(0)], ["lift"], [6], key=KEY, dream=False)[0] for mode in modes)
+    single, mean = (prediction.actions.actions for prediction in predictions)
     np.testing.assert_allclose(single, mean, atol=1e-5)
 
 
@@ -126,7 +129,7 @@ def test_absent_view_is_not_read(make_mode, observe):
     """Pixels of a masked view have no influence on anything."""
     seen = observe(0)._replace(view_mask=np.array([True, False]))
     changed = seen._replace(views=np.stack([seen.views[0], 255 - seen.views[1]]))
-    first, second = (make_mode(1.0).predict([o], ["lift"], [6], key=KEY)[0] for o in (seen, changed))
+    first, second = (make_mode().predict([o], ["lift"], [6], key=KEY)[0] for o in (seen, changed))
     np.testing.assert_array_equal(first.actions.actions, second.actions.actions)
     np.testing.assert_array_equal(first.frames, second.frames)
 
@@ -143,7 +146,7 @@ def test_bucket_holds_the_event_and_no_more(steps, stride, buckets):
 
 def test_a_longer_bucket_changes_nothing(make_mode, observe, embodiment, statistics, known_flow):
     """An event padded to a longer bucket has the same noise and, masked, the same prediction."""
-    short = make_mode()
+    short = make_mode(0.0)
     window = WindowSettings(text_length=16, max_latent_frames=4, buckets=(4,))
     long = EventMode(known_flow(0.0), {}, embodiment, statistics, EventModeSettings(3, window, short.settings.solver))
     first, second = (mode.predict([observe(0)], ["lift"], [6], key=KEY)[0] for mode in (short, long))

@@ -98,7 +98,7 @@ def _verb_bars(axes, group: Sequence[VerbResult]) -> None:
 
 
 def trajectories(examples: Sequence[TrajectoryExample]) -> bytes:
-    """Each event's x, y, z (cm, relative to the anchor) and gripper over time: truth solid, ours dashed, mean dotted."""
+    """Each event's x, y, z (cm from the anchor) and gripper over time: truth solid, ours dashed, mean dotted."""
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(len(examples), 3, (3.5, 2.6))
         for axes, example in zip(panels, examples, strict=True):

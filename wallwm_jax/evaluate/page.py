@@ -9,26 +9,28 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 36px 24px 72px; }
+main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 72px; }
 header h1 { font-size: 30px; margin: 0 0 6px; letter-spacing: -0.02em; }
 header p { font-size: 16px; color: var(--soft); margin: 0 0 22px; max-width: 76ch; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 22px 26px; margin: 22px 0; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 22px 26px; margin: 22px 0; }
 h2 { font-size: 20px; margin: 0 0 4px; letter-spacing: -0.01em; }
 h3 { font-size: 15px; margin: 0; }
 section > p { color: var(--soft); max-width: 88ch; margin: 4px 0 14px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
 .tile b { display: block; font-size: 24px; line-height: 1.25; letter-spacing: -0.02em; }
 .tile span { color: var(--soft); font-size: 13px; display: block; line-height: 1.4; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th { text-align: right; font-weight: 600; color: var(--soft); border-bottom: 1.5px solid var(--line); padding: 6px 10px; }
+th { text-align: right; font-weight: 600; color: var(--soft); border-bottom: 1.5px solid var(--line);
+  padding: 6px 10px; }
 td { text-align: right; border-bottom: 1px solid var(--line); padding: 6px 10px; }
 th:first-child, td:first-child { text-align: left; }
 td.best { color: var(--accent); font-weight: 650; }
 .scroll { overflow-x: auto; }
 figure { margin: 14px 0 6px; }
 figure img { max-width: 100%; height: auto; display: block; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(500px, 1fr)); gap: 26px 30px; }
+.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(510px, 1fr)); gap: 26px 24px; }
 .film small { color: var(--soft); display: block; margin-bottom: 6px; }
 .row { display: flex; align-items: stretch; margin-bottom: 8px; }
 .side { flex: 0 0 62px; font-size: 11px; color: var(--soft); display: flex; flex-direction: column; }
@@ -37,7 +39,8 @@ figure img { max-width: 100%; height: auto; display: block; }
 .row img { display: block; flex: none; }
 .times { display: flex; margin-left: 62px; font-size: 11px; color: var(--soft); }
 .times span { text-align: center; flex: none; }
-.view { font-size: 11px; color: var(--soft); text-transform: uppercase; letter-spacing: 0.06em; margin: 6px 0 2px 62px; }
+.view { font-size: 11px; color: var(--soft); text-transform: uppercase; letter-spacing: 0.06em;
+  margin: 6px 0 2px 62px; }
 details summary { cursor: pointer; color: var(--soft); }
 code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 footer { color: var(--soft); font-size: 13px; }

@@ -32,9 +32,9 @@ def render(evaluation: Evaluation) -> str:
         _counts(evaluation),
     ]
     introduction = (
-        "A world action model was shown one moment of a robot's work (a keyframe from each camera, the arm's pose and a "
-        "sentence naming the next event) and dreamt the rest: the video of the whole event in every view, and the arm's "
-        "trajectory. Everything below is measured on episodes it never saw in training."
+        "A world action model was shown one moment of a robot's work (a keyframe from each camera, the arm's pose and "
+        "a sentence naming the next event) and dreamt the rest: the video of the whole event in every view, and the "
+        "arm's trajectory. Everything below is measured on episodes it never saw in training."
     )
     return page.document("wallwm: dreaming and acting, event by event", introduction, *parts)
 
@@ -56,7 +56,7 @@ def _tiles(evaluation: Evaluation) -> list[tuple[str, str]]:
     scene = [result for result in verbs if result.scene_dependent and result.mean]
     if scene:
         better = sum(result.ours.end_median < result.mean.end_median for result in scene)
-        tiles.append((f"{better} of {len(scene)}", "scene-dependent verbs with a smaller error than the mean trajectory"))
+        tiles.append((f"{better} of {len(scene)}", "scene-dependent verbs with less error than the mean trajectory"))
     reach = next((result for result in verbs if result.verb == "reach"), None)
     if reach:
         tiles.append((f"{reach.ours.end_median:.0f} mm", f"median end error of reach ({_versus(reach)})"))
@@ -111,9 +111,10 @@ def _actions(evaluation: Evaluation) -> str:
         "training, stretched to the event's length, without looking. Predictions here are given the event's true "
         f"length. A star marks verbs that depend on the scene: {page.escape(evaluation.scene_rule)}."
     )
-    head = ["verb", "unit", "events", "ours, end", "mean, end", "hold, end", "ours, along", "mean, along", "hold, along"]
+    measures = [f"{name}, {place}" for place in ("end", "along") for name in ("ours", "mean", "hold")]
+    head = ["verb", "unit", "events", *measures]
     rows = [_verb_row(result) for result in evaluation.verbs]
-    note = "<p>Medians over events, means in brackets; <i>end</i> is the last step, <i>along</i> the mean over steps.</p>"
+    note = "<p>Medians over events (means in brackets); <i>end</i>: last step, <i>along</i>: mean over steps.</p>"
     bars = page.figure(figures.verb_errors(evaluation.verbs), "median end error by verb")
     return page.section("Does it act?", explanation, bars, page.table(head, rows), note)
 
@@ -144,7 +145,7 @@ def _trajectories(evaluation: Evaluation) -> str:
         parts.append("<p>Where each event ended against where the model said it would, relative to its anchor.</p>")
         parts.append(page.figure(figures.end_points(evaluation.end_points), "predicted against true end displacement"))
     if evaluation.trajectories:
-        parts.append("<p>Single events over time, relative to the anchor; the gripper has its own scale at the right.</p>")
+        parts.append("<p>Single events over time, relative to the anchor; the gripper's scale is at the right.</p>")
         parts.append(page.figure(figures.trajectories(evaluation.trajectories), "trajectories of single events"))
     explanation = (
         "World frame: x forward, y left, z up. A model that only replays the mean of its training data shows flat "
@@ -175,10 +176,10 @@ def _closed_loop(evaluation: Evaluation) -> str:
     if closed is None:
         return ""
     explanation = (
-        f"The model drives the simulated arm through {closed.episodes} unseen episodes: before each event it gets fresh "
-        "camera images, the state and the event's true caption, decides itself how long the event lasts, and its whole "
-        "trajectory is executed open loop. An event is completed if the simulator's own test of its outcome says so. "
-        f"Whole episodes completed: {closed.episodes_completed} of {closed.episodes}."
+        f"The model drives the simulated arm through {closed.episodes} unseen episodes: before each event it gets "
+        "fresh camera images, the state and the event's true caption, decides itself how long the event lasts, and its "
+        "whole trajectory is executed open loop. An event is completed if the simulator's own test of its outcome says "
+        f"so. Whole episodes completed: {closed.episodes_completed} of {closed.episodes}."
     )
     rows = [[page.escape(verb), f"{done} of {tried}"] for verb, (done, tried) in closed.by_verb.items()]
     return page.section("Closed loop", explanation, page.table(["verb", "events completed"], rows))
@@ -210,8 +211,8 @@ def _clusters(evaluation: Evaluation) -> str:
     if not evaluation.clusters:
         return ""
     explanation = (
-        "Events are clustered twice, by what is seen and said and by how the arm moves; training draws them so that both "
-        "clusterings come out even, so rare events (recoveries among them) are seen as often as common ones."
+        "Events are clustered twice, by what is seen and said and by how the arm moves; training draws them so that "
+        "both clusterings come out even, so rare events (recoveries among them) are seen as often as common ones."
     )
     picture = page.figure(figures.cluster_balance(evaluation.clusters), "cluster balance before and after")
     return page.section("Cluster balance", explanation, picture)
@@ -250,5 +251,5 @@ def _size(shape: Sequence[int]) -> int:
 
 def _counts(evaluation: Evaluation) -> str:
     rows = [[page.escape(name), page.escape(value)] for name, value in evaluation.counts.items()]
-    seconds = f"Evaluation took {evaluation.seconds:.0f} s."
-    return page.section("What was evaluated", seconds, page.table(["", ""], rows)) if rows else ""
+    explanation = f"All of it took {evaluation.seconds:.0f} s."
+    return page.section("What was run", explanation, page.table(["", ""], rows))

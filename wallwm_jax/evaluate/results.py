@@ -130,6 +130,7 @@ class Evaluation:
     counts: Mapping[str, Any]
     """What was evaluated on what: free labels and numbers."""
     seconds: float
+    """Wall-clock seconds of the evaluation, or of the whole run where a caller has put those here."""
 
 
 VIDEO_LOSS_START_STEP = 50

@@ -59,6 +59,6 @@ def describe(solver: SolverSettings) -> str:
     """One line on how predictions were made."""
     samples = "one action sample" if solver.samples == 1 else f"the mean of {solver.samples} action samples"
     return (
-        f"{solver.video_steps} video steps, {solver.action_steps} action steps, {samples}; actions read the video at step "
-        f"{solver.anchor_step} of {solver.denoise_steps}"
+        f"{solver.video_steps} video steps, {solver.action_steps} action steps, {samples}; actions read the video at "
+        f"step {solver.anchor_step} of {solver.denoise_steps}"
     )

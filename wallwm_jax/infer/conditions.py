@@ -28,9 +28,10 @@ class WindowSettings:
     Empty: half of the longest, and the longest. Many buckets waste less arithmetic, few less compilation."""
 
     def __post_init__(self):
-        buckets = tuple(self.buckets) or tuple(sorted({max(self.max_latent_frames // 2, 2), self.max_latent_frames}))
-        if list(buckets) != sorted(set(buckets)) or buckets[0] < 2 or buckets[-1] != self.max_latent_frames:
-            raise InputError("buckets", buckets, f"ascending, from 2 or more to max_latent_frames ({self.max_latent_frames})")
+        longest = self.max_latent_frames
+        buckets = tuple(self.buckets) or tuple(sorted({max(longest // 2, 2), longest}))
+        if list(buckets) != sorted(set(buckets)) or buckets[0] < 2 or buckets[-1] != longest:
+            raise InputError("buckets", buckets, f"ascending, from 2 or more to max_latent_frames ({longest})")
         object.__setattr__(self, "buckets", buckets)
 
     @property
@@ -44,7 +45,7 @@ class WindowSettings:
         return (self.max_latent_frames - 1) * self.steps_per_latent
 
     def bucket(self, steps: int) -> int:
-        """Latent slots (keyframe included) of the smallest bucket that holds `steps` control steps; else the longest."""
+        """Latent slots of the smallest bucket that holds `steps` control steps; else the longest."""
         if steps < 1:
             raise InputError("event steps", steps, "at least 1")
         needed = 1 + math.ceil(steps / self.steps_per_latent)

@@ -1,6 +1,7 @@
 """Event mode's arithmetic as pure functions of arrays: observe, step the video, act, show (WALL-WM §7)."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -67,11 +68,10 @@ def draw_noise(
     key: PRNGKeyArray, indices: Int[Array, "B"], video: tuple[int, ...], actions: tuple[int, ...]
 ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "B K A 26"]]:
     """Noise of a row's video `[F V h w C]` and actions `[K A 26]`, from `key` and its entry of `indices` alone."""
-
-    def of_rows(name: str, shape: tuple[int, ...]) -> Array:
-        return jax.vmap(lambda index: jax.random.normal(substream(key, name, index), shape))(indices)
-
-    return of_rows("video_noise", video), of_rows("action_noise", actions)
+    count = math.prod(video)
+    # One draw for both: the generator takes longer to compile than anything it feeds takes to run.
+    flat = jax.vmap(lambda index: jax.random.normal(substream(key, index), (count + math.prod(actions),)))(indices)
+    return flat[:, :count].reshape(-1, *video), flat[:, count:].reshape(-1, *actions)
 
 
 def video_step(

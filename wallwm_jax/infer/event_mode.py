@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,8 +25,8 @@ class EventModeSettings:
     """`rows` events are denoised together (short batches are padded, so that a bucket compiles once)."""
 
     rows: int = 16
-    window: WindowSettings = WindowSettings()
-    solver: SolverSettings = SolverSettings()
+    window: WindowSettings = dataclasses.field(default_factory=WindowSettings)
+    solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "EventModeSettings":
@@ -58,7 +59,7 @@ class EventPrediction:
 class EventMode:
     """Predicts events with programs compiled once a length bucket.
 
-    A prediction depends on its own observation, caption, key and place in the call, not on the other events of the call.
+    A prediction depends on its own observation, caption, key and place in the call, not on the call's other events.
     Solver step counts are no part of a program: the video's steps are taken one call at a time.
     """
 
@@ -72,7 +73,7 @@ class EventMode:
     ):
         self.settings = settings
         self._model, self._parameters = model, parameters
-        self._embodiment, self._statistics = embodiment, statistics
+        self.embodiment, self._statistics = embodiment, statistics
         self._programs: dict[tuple[str, int], Any] = {}
 
     @property
@@ -142,16 +143,16 @@ class EventMode:
     def _denoise(self, bucket, batch, given, sample, noise, dream) -> tuple[np.ndarray, np.ndarray | None]:
         """Video to the anchor, actions on the features there, and the rest of the video if it is wanted."""
         solver = self.settings.solver
-        for times in _pairs(solver.times_to_anchor()):
-            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *times)
-        times = solver.times_from_anchor()
-        first = (times[0], times[min(1, len(times) - 1)])
-        sample, features = self._run("video", bucket, self._parameters, batch, given, sample, *first)
+        for step in itertools.pairwise(solver.times_to_anchor()):
+            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *step)
+        rest = solver.times_from_anchor()
+        anchor = (rest[0], rest[min(1, len(rest) - 1)])
+        sample, features = self._run("video", bucket, self._parameters, batch, given, sample, *anchor)
         actions = np.asarray(self._run("act", bucket, self._parameters, batch, noise, features))
         if not dream:
             return actions, None
-        for times in _pairs(times[1:]):
-            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *times)
+        for step in itertools.pairwise(rest[1:]):
+            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *step)
         return actions, np.asarray(self._run("show", bucket, self._parameters, given, sample))
 
     def _observe(self, observations, captions, chosen):
@@ -161,13 +162,13 @@ class EventMode:
     def _batch(self, observations, captions, steps, chosen, bucket):
         return condition_batch(
             [observations[i] for i in chosen], [captions[i] for i in chosen], [int(steps[i]) for i in chosen],
-            self.settings.rows, bucket, self._embodiment, self._statistics, self.settings.window,
+            self.settings.rows, bucket, self.embodiment, self._statistics, self.settings.window,
         )  # fmt: skip
 
     def _chunk(self, normalised: Float[np.ndarray, "A 26"], observation: Observation) -> ActionChunk:
-        absolute = self._embodiment.decode(normalised, observation.state, self._statistics)
+        absolute = self.embodiment.decode(normalised, observation.state, self._statistics)
         mask = np.ones(len(absolute), bool)
-        return ActionChunk(absolute, np.asarray(observation.dof_mask), mask, self._embodiment.control_hz)
+        return ActionChunk(absolute, np.asarray(observation.dof_mask), mask, self.embodiment.control_hz)
 
     def _run(self, name: str, bucket: int, *arguments: Any) -> Any:
         """Compiles ahead of time on first use, so that a program can never be traced again behind our back."""
@@ -194,10 +195,6 @@ class EventMode:
             bucket: (video[:, :bucket], actions[:, :, : (bucket - 1) * window.steps_per_latent])
             for bucket in window.buckets
         }
-
-
-def _pairs(times: Float[np.ndarray, "times"]) -> Iterator[tuple[np.float32, np.float32]]:
-    return zip(times[:-1], times[1:], strict=True)
 
 
 def _film(frames: UInt8[np.ndarray, "F R V H W 3"]) -> UInt8[np.ndarray, "T V H W 3"]:
