@@ -28,16 +28,16 @@ def _scaled(value, unit):
 
 def _film(index, generator, size):
     columns = 3 + index % 4
-    truth = np.full((columns, 3, size, size, 3), 210, np.uint8)
-    for time in range(columns):
+    frames = 1 + 4 * (columns - 1)
+    truth = np.full((frames, 3, size, size, 3), 210, np.uint8)
+    for time in range(frames):
         for view in range(3):
-            at = 8 + 10 * time + 4 * view
+            at = 8 + 2 * time + 4 * view
             truth[time, view, at : at + 18, 20 + 6 * view : 44] = (200, 80, 40)
     dream = (truth + generator.integers(-25, 25, truth.shape)).clip(0, 255).astype(np.uint8)
     times = [0.4 * column for column in range(columns)]
-    return Filmstrip(
-        f"{VERBS[index]} the blue puck", "held-out episode 3, 1.6 s", ("front", "topview", "wrist"), times, truth, dream
-    )
+    views = ("front", "topview", "wrist")
+    return Filmstrip(f"{VERBS[index]} the puck", "held-out episode 3, 1.6 s", views, times, 4, 0.1, truth, dream)
 
 
 def _example(index, generator):

@@ -40,7 +40,8 @@ def test_report_is_self_contained_and_small(evaluation, tmp_path):
     assert page.stack == []
     assert page.references and all(reference.startswith("data:image/") for reference in page.references)
     assert "http://" not in text and "https://" not in text and "url(" not in text
-    assert sum(reference.startswith("data:image/jpeg") for reference in page.references) == 6 * 3
+    for kind, count in (("jpeg", 6 * 3), ("webp", 6)):
+        assert sum(reference.startswith(f"data:image/{kind}") for reference in page.references) == count
     assert path.stat().st_size < 5e6
     assert list(tmp_path.iterdir()) == [path]
     for word in ("hold still", "mean trajectory", html.escape(result.scene_rule), "codec ceiling"):

@@ -29,13 +29,13 @@ def typical_places(result: OpenLoop, among: Sequence[int], verbs: Sequence[str])
 def filmstrips(
     result: OpenLoop, places: Sequence[int], curated: CuratedDataset, settings: EvaluationSettings
 ) -> list[Filmstrip]:
-    """Keyframe and the last frame of every latent, truth and dream, of dreamt events."""
+    """Keyframe and future frames of dreamt events, truth and dream; shown are the last frames of their latents."""
     films = []
     for place in places:
         event, dream = result.events[place], result.predictions[place].frames
-        keyframe = observation(curated, event).views[None]
-        truth = np.concatenate([keyframe, future_frames(curated, event, settings.window)[:, -1]])
-        times = np.arange(len(truth)) * settings.window.steps_per_latent / curated.embodiment.control_hz
+        future = future_frames(curated, event, settings.window)
+        truth = np.concatenate([observation(curated, event).views[None], future.reshape(-1, *future.shape[2:])])
+        times = np.arange(1 + len(future)) * settings.window.steps_per_latent / curated.embodiment.control_hz
         times[-1] = min(times[-1], event.steps / curated.embodiment.control_hz)
         films.append(
             Filmstrip(
@@ -43,8 +43,10 @@ def filmstrips(
                 subtitle=_subtitle(event, result, place, curated.embodiment.control_hz),
                 views=curated.views,
                 times=times.tolist(),
+                every=FRAMES_PER_LATENT,
+                frame_seconds=settings.window.frame_stride / curated.embodiment.control_hz,
                 truth=truth,
-                dream=dream[::FRAMES_PER_LATENT],
+                dream=dream,
             )
         )
     return films

@@ -62,6 +62,8 @@ def loss_curves(curves: Sequence[Curve]) -> bytes:
             if len(curve.heldout):
                 axes.plot(curve.heldout_steps, curve.heldout, color=OURS, lw=1.4, marker="o", ms=3, label="held-out")
             axes.set(title=f"{curve.title} stage", xlabel="step", ylabel="loss", yscale="log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
             axes.legend()
         return _png(figure)
 
@@ -82,7 +84,8 @@ def verb_errors(verbs: Sequence[VerbResult]) -> bytes:
         for axes, unit, group in zip(panels, units, groups, strict=True):
             _verb_bars(axes, group)
             axes.set(ylabel="median end error, mm" if unit == MILLIMETRES else "median end error, gripper opening")
-        panels[0].legend(ncols=3)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
         return _png(figure)
 
 
@@ -171,10 +174,27 @@ def lengths(result: LengthResult) -> bytes:
         return _png(figure)
 
 
-def strip(rows: Sequence[UInt8[np.ndarray, "T H W 3"]], gap: int = 2, quality: int = 88) -> bytes:
-    """Rows of frames as one JPEG at their native resolution, with white gaps between the frames."""
-    padded = [np.pad(row, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255) for row in rows]
-    image = np.concatenate([np.concatenate(list(row), axis=1) for row in padded], axis=0)[:-gap, :-gap]
+def strip(rows: Sequence[UInt8[np.ndarray, "n H W 3"]], quality: int = 88) -> bytes:
+    """Rows of frames as one JPEG at their native resolution."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="JPEG", quality=quality, subsampling=0)
+    Image.fromarray(_mosaic(rows)).save(stream, format="JPEG", quality=quality, subsampling=0)
     return stream.getvalue()
+
+
+def motion(
+    truth: UInt8[np.ndarray, "T V H W 3"], dream: UInt8[np.ndarray, "T V H W 3"], seconds: float, quality: int = 80
+) -> bytes:
+    """An endless WebP animation, truth above dream, views side by side; it rests on its last frame."""
+    images = [Image.fromarray(_mosaic(pair)) for pair in zip(truth, dream, strict=True)]
+    milliseconds = [round(1000 * seconds)] * (len(images) - 1) + [1200]
+    stream = io.BytesIO()
+    images[0].save(
+        stream, format="WEBP", save_all=True, append_images=images[1:], duration=milliseconds, loop=0, quality=quality
+    )
+    return stream.getvalue()
+
+
+def _mosaic(rows: Sequence[UInt8[np.ndarray, "n H W 3"]], gap: int = 2) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows of images with white gaps between them."""
+    padded = [np.pad(row, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in padded], axis=0)[:-gap, :-gap]

@@ -19,7 +19,7 @@ h3 { font-size: 15px; margin: 0; }
 section > p { color: var(--soft); max-width: 88ch; margin: 4px 0 14px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
-.tile b { display: block; font-size: 24px; line-height: 1.25; letter-spacing: -0.02em; }
+.tile b { display: block; font-size: 21px; line-height: 1.25; letter-spacing: -0.02em; }
 .tile span { color: var(--soft); font-size: 13px; display: block; line-height: 1.4; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th { text-align: right; font-weight: 600; color: var(--soft); border-bottom: 1.5px solid var(--line);
@@ -30,21 +30,21 @@ td.best { color: var(--accent); font-weight: 650; }
 .scroll { overflow-x: auto; }
 figure { margin: 14px 0 6px; }
 figure img { max-width: 100%; height: auto; display: block; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(510px, 1fr)); gap: 26px 24px; }
-.film small { color: var(--soft); display: block; margin-bottom: 6px; }
-.row { display: flex; align-items: stretch; margin-bottom: 8px; }
-.side { flex: 0 0 62px; font-size: 11px; color: var(--soft); display: flex; flex-direction: column; }
+.motion { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 22px 26px; }
+.motion img { width: 100%; max-width: 384px; height: auto; display: block; margin-bottom: 6px; }
+.film { margin: 20px 0 26px; }
+.film small { color: var(--soft); display: block; margin-bottom: 4px; }
+.row { display: flex; gap: 16px; overflow-x: auto; }
+.row img { display: block; }
+.side { flex: 0 0 40px; font-size: 11px; color: var(--soft); display: flex; flex-direction: column; padding: 18px 0; }
 .side em { font-style: normal; flex: 1; display: flex; align-items: center; }
 .side em.ours { color: var(--accent); font-weight: 600; }
-.row img { display: block; flex: none; }
-.times { display: flex; margin-left: 62px; font-size: 11px; color: var(--soft); }
+.times { display: flex; font-size: 11px; line-height: 18px; color: var(--soft); }
 .times span { text-align: center; flex: none; }
-.view { font-size: 11px; color: var(--soft); text-transform: uppercase; letter-spacing: 0.06em;
-  margin: 6px 0 2px 62px; }
+.view { font-size: 11px; line-height: 18px; color: var(--soft); text-transform: uppercase; letter-spacing: 0.06em; }
 details summary { cursor: pointer; color: var(--soft); }
 code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 footer { color: var(--soft); font-size: 13px; }
-@media (max-width: 640px) { .films { grid-template-columns: 1fr; } .row, .times { overflow-x: auto; } }
 """
 
 

@@ -7,8 +7,10 @@ from wallwm_jax.evaluate import figures, page
 from wallwm_jax.evaluate.errors import MILLIMETRES, ErrorSummary
 from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, Filmstrip, VerbResult, metrics, write_text
 
-FRAME_WIDTH = 72
-"""CSS pixels of one frame of a filmstrip."""
+FILM_WIDTH, MAX_FRAME_WIDTH = 1016, 96
+"""CSS pixels of a filmstrip's pictures, all views together, and of one frame at most."""
+MOVING = 6
+"""Events shown in motion."""
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
@@ -20,6 +22,7 @@ def render(evaluation: Evaluation) -> str:
     """The page as text. Sections without results are left out."""
     parts = [
         page.tiles(_tiles(evaluation)),
+        _motion(evaluation),
         _films(evaluation),
         _actions(evaluation),
         _trajectories(evaluation),
@@ -74,31 +77,47 @@ def _versus(result: VerbResult) -> str:
     return f"{mean}hold still {result.hold.end_median:.0f}"
 
 
+def _motion(evaluation: Evaluation) -> str:
+    if not evaluation.filmstrips:
+        return ""
+    views = ", ".join(page.escape(view) for view in evaluation.filmstrips[0].views)
+    explanation = (
+        f"Truth above, dream below; left to right {views}. The model has seen the first frame and the sentence, no "
+        "more. Of each verb this is the event whose action error is the median: neither the best nor the worst."
+    )
+    cards = []
+    for film in evaluation.filmstrips[:MOVING]:
+        animation = figures.motion(film.truth, film.dream, film.frame_seconds)
+        drawn = page.image(animation, "webp", f"truth over dream of {film.title}")
+        cards.append(f'<div>{drawn}<h3>“{page.escape(film.title)}”</h3></div>')
+    return page.section("What it dreamt", explanation, f'<div class="motion">{"".join(cards)}</div>')
+
+
 def _films(evaluation: Evaluation) -> str:
     if not evaluation.filmstrips:
         return ""
     explanation = (
-        "Truth above, dream below, for every camera. The first column is the keyframe, all that the model sees; each "
-        "further column is the last frame of one latent (that is the resolution in time of the video model), up to the "
-        "event's end."
+        "The same events and more, truth above and dream below for every camera. The first column is the keyframe; "
+        "each further column is the last frame of one latent (the video model's resolution in time), up to the event's end."
     )
     films = "".join(_film(film) for film in evaluation.filmstrips)
-    return page.section("What it dreamt", explanation, f'<div class="films">{films}</div>')
+    return page.section("Frame by frame", explanation, films)
 
 
 def _film(film: Filmstrip) -> str:
     columns = len(film.times)
-    width = (FRAME_WIDTH + 2) * columns - 2
-    rows = []
-    for view, name in enumerate(film.views):
-        picture = figures.strip([film.truth[:, view], film.dream[:, view]])
-        side = '<div class="side"><em>truth</em><em class="ours">dream</em></div>'
-        drawn = page.image(picture, "jpeg", f"{name}: truth over dream of {film.title}", width)
-        rows.append(f'<div class="view">{page.escape(name)}</div><div class="row">{side}{drawn}</div>')
+    frame = min(MAX_FRAME_WIDTH, (FILM_WIDTH - 16 * len(film.views)) // (len(film.views) * columns) - 2)
     labels = ["keyframe", *(f"{seconds:.1f} s" for seconds in film.times[1:])]
-    times = "".join(f'<span style="width:{FRAME_WIDTH + 2}px">{label}</span>' for label in labels)
+    times = "".join(f'<span style="width:{frame + 2}px">{label}</span>' for label in labels)
+    blocks = ['<div class="side"><em>truth</em><em class="ours">dream</em></div>']
+    for view, name in enumerate(film.views):
+        picture = figures.strip([film.truth[:: film.every, view], film.dream[:: film.every, view]])
+        drawn = page.image(picture, "jpeg", f"{name}: truth over dream of {film.title}", (frame + 2) * columns - 2)
+        blocks.append(
+            f'<div><div class="view">{page.escape(name)}</div>{drawn}<div class="times">{times}</div></div>'
+        )
     head = f"<h3>“{page.escape(film.title)}”</h3><small>{page.escape(film.subtitle)}</small>"
-    return f'<div class="film">{head}{"".join(rows)}<div class="times">{times}</div></div>'
+    return f'<div class="film">{head}<div class="row">{"".join(blocks)}</div></div>'
 
 
 def _actions(evaluation: Evaluation) -> str:
@@ -115,6 +134,9 @@ def _actions(evaluation: Evaluation) -> str:
     head = ["verb", "unit", "events", *measures]
     rows = [_verb_row(result) for result in evaluation.verbs]
     note = "<p>Medians over events (means in brackets); <i>end</i>: last step, <i>along</i>: mean over steps.</p>"
+    scene = ", ".join(page.escape(result.verb) for result in evaluation.verbs if result.scene_dependent) or "none"
+    other = ", ".join(page.escape(result.verb) for result in evaluation.verbs if not result.scene_dependent) or "none"
+    note += f"<p>Depend on the scene: <b>{scene}</b>. Do not: {other}.</p>"
     bars = page.figure(figures.verb_errors(evaluation.verbs), "median end error by verb")
     return page.section("Does it act?", explanation, bars, page.table(head, rows), note)
 

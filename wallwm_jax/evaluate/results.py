@@ -44,13 +44,16 @@ class LengthResult:
 
 @dataclasses.dataclass(frozen=True)
 class Filmstrip:
-    """Keyframe and the last frame of every latent of one event, truth and dream."""
+    """Keyframe and all sampled frames of one event, truth and dream; a strip shows every `every`-th."""
 
     title: str
     subtitle: str
     views: Sequence[str]
     times: Sequence[float]
-    """Seconds since the anchor of each column; the first is the keyframe at 0."""
+    """Seconds since the anchor of each shown frame; the first is the keyframe at 0."""
+    every: int
+    """Frames of one latent."""
+    frame_seconds: float
     truth: UInt8[np.ndarray, "T V H W 3"]
     dream: UInt8[np.ndarray, "T V H W 3"]
 
