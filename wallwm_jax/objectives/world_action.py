@@ -30,7 +30,7 @@ class VideoSettings:
     time_shift: float = 1.0
     regressed: str = "velocity"
     sight_cones: bool = True
-    caption_drop: CaptionDrop | None = CaptionDrop()
+    caption_drop: CaptionDrop | None = dataclasses.field(default_factory=CaptionDrop)
 
     def for_evaluation(self) -> "VideoSettings":
         """As at inference: no sight cones, every caption; the times and weights stay comparable."""
@@ -74,10 +74,10 @@ def video_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Masked flow matching of the future latents; `metrics` holds "tokens" and "events" of the batch.
 
-    DECIDE: the keyframe (position 0) is observed, as in Wan's image-to-video model: its clean
-    latents stand in the model's input and it is no part of the loss. The mean runs over latent cells that `video_loss_mask` keeps.
+    DECIDE: the keyframe (position 0) is observed, as in Wan's image-to-video model: its clean latents stand in the
+    model's input and it is no part of the loss. The mean runs over the latent cells that `video_loss_mask` keeps.
     """
-    batch, variables, text_mask = without_masked(batch), {"params": parameters}, batch.text_mask
+    batch, text_mask = without_masked(batch), batch.text_mask
     if settings.caption_drop is not None:
         draw = substream(key, "caption")
         text_mask = drop_captions(draw, text_mask, batch.event_steps, settings.caption_drop)
@@ -85,9 +85,10 @@ def video_loss(
     noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
     shape = batch.segment_mask.shape
     time = flow.sample_time(substream(key, "video_time"), shape, settings.time_sampling, settings.time_shift)
+    noisy = noisy_video(observed.latents, noise, time, batch)
     predicted, features = model.apply(
-        variables, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time, observed.text_features,
-        observed.text_mask, settings.sight_cones, method="video",
+        {"params": parameters}, batch, noisy, observed.keyframes, time, observed.text_features, observed.text_mask,
+        settings.sight_cones, method="video",
     )  # fmt: skip
     error = jnp.mean(jnp.square(predicted - flow.velocity(observed.latents, noise)), axis=-1)
     weight = flow.weight(of_segments(time, batch.frame_segment_ids), settings.regressed)

@@ -33,7 +33,7 @@ class OptimizerSettings:
     adam_b1: float = 0.9
     adam_b2: float = 0.99
     adam_epsilon: float = 1e-8
-    muon: MuonSettings = MuonSettings()
+    muon: MuonSettings = dataclasses.field(default_factory=MuonSettings)
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
@@ -58,7 +58,7 @@ def build_optimizer(settings: OptimizerSettings, declarations: Any) -> optax.Gra
     groups = {
         "muon": muon(settings.schedule_of(settings.learning_rate), declarations, settings.muon, settings.weight_decay),
         "adamw": adamw(settings.weight_decay),
-        "adamw, no decay": adamw(0.0),
+        "adamw_without_decay": adamw(0.0),
     }
     return optax.chain(optax.clip_by_global_norm(settings.clip), optax.partition(groups, labels))
 
@@ -72,11 +72,11 @@ def assignment_table(parameters: Any, declarations: Any, optimizer: str = "muon"
             raise InputError(f"parameter {name}", "no declaration", "one string in the module that makes it")
         group = _group(rules[name], settings)
         row = {"name": name, "shape": tuple(leaf.shape), "axes": rules[name].text}
-        rows.append({**row, "optimizer": group.split(",")[0], "decay": rules[name].decay})
+        rows.append({**row, "optimizer": group.removesuffix("_without_decay"), "decay": rules[name].decay})
     return rows
 
 
 def _group(declaration: Declaration, settings: OptimizerSettings) -> str:
     if declaration.optimizer == "muon" and settings.optimizer == "muon":
         return "muon"
-    return "adamw" if declaration.decay else "adamw, no decay"
+    return "adamw" if declaration.decay else "adamw_without_decay"

@@ -30,7 +30,7 @@ def build_model(config: Mapping[str, Any], views: int) -> WorldAction:
 
 
 def architecture(model: WorldAction) -> dict[str, Any]:
-    """What decides the parameters' shapes and meaning, as JSON: the variant's fields, the views, the cross-view branch."""
+    """What decides the parameters' shapes and meaning, as JSON: the variant's fields, views, cross-view branch."""
     fields = json.loads(json.dumps(dataclasses.asdict(model.variant)))
     return {"variant": fields, "views": model.views, "cross_view": model.cross_view}
 

@@ -49,7 +49,13 @@ class CheckpointStore:
 
     def __init__(self, directory: str | pathlib.Path, keep: int = 2):
         self.directory = pathlib.Path(directory).absolute()
-        self._manager = _manager(self.directory, keep, read_only=False)
+        handlers = {name: ocp.JsonCheckpointHandler(f"{name}.json") for name in (*RECORDS, "manifest")}
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers={"state": ocp.StandardCheckpointHandler(), **handlers}
+        )
 
     def latest_step(self) -> int | None:
         """The newest committed step, or None."""
@@ -71,14 +77,12 @@ class CheckpointStore:
         Raises InputError: nothing there, another architecture (naming the field or array), damaged data.
         """
         step = self.latest_step() if step is None else step
-        records, manifest = _read_files(self._manager, self.directory, step)
+        records, manifest = _read_files(self.directory, step)
         check_equal(f"checkpoint {self.directory}/{step}: model", records.model, dict(model))
         named = named_leaves(target)
         _check_arrays(f"{self.directory}/{step}", manifest["arrays"], _described(named))
-        abstract = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in named.items()
-        }
-        found = _read_arrays(self._manager, self.directory, step, _nested(abstract), manifest["digest"])
+        abstract = {name: _abstract(leaf.shape, leaf.dtype, leaf.sharding) for name, leaf in named.items()}
+        found = _read_arrays(self.directory, step, _nested(abstract), manifest["digest"])
         state = jax.tree.unflatten(jax.tree.structure(target), [found[name] for name in named])
         return state, records, manifest["progress"]
 
@@ -92,19 +96,11 @@ def read_checkpoint(directory: str | pathlib.Path, step: int | None = None) -> C
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
         raise InputError(f"checkpoint {directory}", "no such directory", "a directory that training wrote")
-    manager = _manager(directory, None, read_only=True)
-    try:
-        step = manager.latest_step() if step is None else step
-        records, manifest = _read_files(manager, directory, step)
-        abstract = {
-            name: jax.ShapeDtypeStruct(
-                tuple(row["shape"]), row["dtype"], sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            )
-            for name, row in manifest["arrays"].items()
-        }
-        found = _read_arrays(manager, directory, step, _nested(abstract), manifest["digest"])
-    finally:
-        manager.close()
+    step = max(_steps(directory), default=None) if step is None else step
+    records, manifest = _read_files(directory, step)
+    here, rows = jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), manifest["arrays"].items()
+    abstract = {name: _abstract(tuple(row["shape"]), row["dtype"], here) for name, row in rows}
+    found = _read_arrays(directory, step, _nested(abstract), manifest["digest"])
     raw = {name: leaf for name, leaf in found.items() if name.startswith("parameters/")}
     average = {
         name.replace("average/", "parameters/", 1): leaf for name, leaf in found.items() if name.startswith("average/")
@@ -116,34 +112,19 @@ def read_checkpoint(directory: str | pathlib.Path, step: int | None = None) -> C
 def latest_records(directory: str | pathlib.Path) -> Records | None:
     """The JSON files of the newest checkpoint, or None where there is no checkpoint."""
     directory = pathlib.Path(directory).absolute()
-    if not directory.is_dir():
-        return None
-    manager = _manager(directory, None, read_only=True)
-    try:
-        step = manager.latest_step()
-        return None if step is None else _read_files(manager, directory, step)[0]
-    finally:
-        manager.close()
+    steps = _steps(directory) if directory.is_dir() else []
+    return _read_files(directory, max(steps))[0] if steps else None
 
 
-def _manager(directory: pathlib.Path, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
-    handlers = {name: ocp.JsonCheckpointHandler(f"{name}.json") for name in (*RECORDS, "manifest")}
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        create=not read_only,
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
-        enable_async_checkpointing=False,
-    )
-    return ocp.CheckpointManager(
-        directory, options=options, item_handlers={"state": ocp.StandardCheckpointHandler(), **handlers}
-    )
+def _steps(directory: pathlib.Path) -> list[int]:
+    """Committed steps, in order."""
+    return sorted(ocp.utils.checkpoint_steps(directory))
 
 
-def _read_files(manager: ocp.CheckpointManager, directory: pathlib.Path, step: int | None) -> tuple[Records, Json]:
+def _read_files(directory: pathlib.Path, step: int | None) -> tuple[Records, Json]:
     """The JSON files of a step."""
-    if step is None or step not in manager.all_steps():
-        found = f"steps {sorted(manager.all_steps())}"
+    if step is None or step not in _steps(directory):
+        found = f"steps {_steps(directory)}"
         raise InputError(f"checkpoint {directory}", found, "a saved step" if step is None else f"step {step}")
     files = {}
     for name in (*RECORDS, "manifest"):
@@ -156,13 +137,12 @@ def _read_files(manager: ocp.CheckpointManager, directory: pathlib.Path, step: i
     return Records(**files), manifest
 
 
-def _read_arrays(
-    manager: ocp.CheckpointManager, directory: pathlib.Path, step: int, target: Any, expected: str | None
-) -> dict[str, jax.Array]:
+def _read_arrays(directory: pathlib.Path, step: int, target: Any, expected: str | None) -> dict[str, jax.Array]:
     """The arrays by name, checked against the digest that saving wrote."""
     where = f"checkpoint {directory}/{step}/state"
     try:
-        tree = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            tree = reader.restore(directory / str(step) / "state", args=ocp.args.StandardRestore(target))
         jax.block_until_ready(tree)
     except Exception as error:  # Orbax and TensorStore raise many kinds, none of them documented
         raise InputError(where, f"unreadable arrays ({type(error).__name__})", "an undamaged checkpoint") from error
@@ -177,6 +157,10 @@ def _digest(named: Mapping[str, Any]) -> str | None:
     if not all(leaf.is_fully_addressable for leaf in named.values() if isinstance(leaf, jax.Array)):
         return None
     return digest({name: named[name] for name in sorted(named)})
+
+
+def _abstract(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def _described(named: Mapping[str, Any]) -> dict[str, Any]:
