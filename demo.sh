@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Watch it work: curates the recorded sample, trains both stages, evaluates on held-out episodes and writes a report.
+# Needs Python >= 3.11 and pip; no GPU, no account. At most ten minutes on two cores after the installation.
+#   bash demo.sh [run folder, default runs/demo]
+set -euo pipefail
+cd "$(dirname "$0")"
+source ./environment.sh
+prepare_environment .venv ".[viz]"
+workdir=${1:-runs/demo}
+wallwm run --config experiments/tabletop.py:demo --workdir "$workdir"

@@ -1,0 +1,57 @@
+"""A world action model of the simulated tabletop, from recorded episodes to a report.
+
+    wallwm run --config experiments/tabletop.py:demo --workdir runs/demo    # minutes, on data_specs/sample
+    wallwm run --config experiments/tabletop.py --workdir runs/tabletop     # an hour's training, on 200 episodes
+
+The second records its episodes first (extra `sim`). Both run on two CPU cores and go on where they were interrupted.
+"""
+
+import ml_collections
+
+from wallwm_jax.train.settings import default_config
+
+
+def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
+    if arg not in ("demo", "hour"):
+        raise ValueError(f"experiments/tabletop.py: found argument {arg!r}, expected 'demo' or 'hour'")
+    demo = arg == "demo"
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.mesh = "laptop"
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.root = "data_specs/sample" if demo else "datasets/tabletop"
+    config.dataset.record_episodes = 0 if demo else 200
+    config.dataset.embodiment = "data_specs/embodiments/tabletop.json"
+
+    config.data = ml_collections.ConfigDict()
+    config.data.rows = 4
+    config.data.row_frames = 9
+    config.data.segments = 4
+    config.data.max_latent_frames = 6
+    config.data.frame_stride = 2
+    config.data.text_length = 56
+    config.data.anchor_jitter = 0.5
+    config.data.spatial_compression = 8
+    config.data.balance = True
+
+    config.model = ml_collections.ConfigDict()
+    config.model.variant = "tiny"
+    config.model.dtype = "float32"
+    config.model.remat = False
+
+    config.stages = ml_collections.ConfigDict()
+    config.stages.video = default_config("video")
+    config.stages.video.steps = 300 if demo else 4000
+    config.stages.video.objective.time_shift = 3.0
+    config.stages.action = default_config("action")
+    config.stages.action.steps = 400 if demo else 5000
+    config.stages.action.objective.anchor_step = 0
+    config.stages.action.objective.anchor_jitter = 0.0
+
+    config.evaluate = ml_collections.ConfigDict()
+    config.evaluate.video_steps = 10
+    config.evaluate.action_steps = 10
+    config.evaluate.rows = 16
+    config.evaluate.video_events = 48
+    return config

@@ -1,0 +1,65 @@
+"""From a run's folder to its report: the trained model, the metrics of both stages, and the files a reader opens."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.packing import empty_batch
+from wallwm_jax.data.settings import LoaderSettings
+from wallwm_jax.evaluate import report, results
+from wallwm_jax.evaluate.evaluation import evaluate
+from wallwm_jax.evaluate.settings import EvaluationSettings
+from wallwm_jax.infer.event_mode import EventMode
+from wallwm_jax.models.initialise import init_parameters
+from wallwm_jax.train.architecture import architecture, build_model
+from wallwm_jax.train.checkpoint import check_equal, read_checkpoint
+
+
+def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path) -> results.Evaluation:
+    """Evaluates the averaged parameters of the finished action stage on held-out episodes.
+
+    Raises InputError if that stage has not finished, or its checkpoint is of another architecture than the config's.
+    """
+    dataset, checkpoint = CuratedDataset.open(curated), read_checkpoint(workdir / "action" / "checkpoints")
+    steps = config.stages.action.steps
+    if checkpoint.step < steps:
+        raise InputError(f"{workdir / 'action'}", f"step {checkpoint.step} of {steps}", "a finished action stage")
+    model = build_model(config.model, len(dataset.views))
+    check_equal(f"checkpoint {workdir / 'action'}: model", checkpoint.records.model, architecture(model))
+    settings = EvaluationSettings.from_config(config)
+    batch = empty_batch(dataset, 1, LoaderSettings.from_config(config.data))
+    _, declarations = init_parameters(model, jax.random.key(0), batch)
+    return evaluate(
+        model,
+        checkpoint.averaged,
+        declarations,
+        dataset,
+        settings,
+        metrics_files={stage: workdir / stage / "metrics.jsonl" for stage in ("video", "action")},
+        closed_loop=_closed_loop(settings),
+    )
+
+
+def write_report(evaluation: results.Evaluation, workdir: pathlib.Path, seconds: float) -> None:
+    """Writes report.html and metrics.json (whose `seconds` are the whole run's) and says where they are."""
+    evaluation = dataclasses.replace(evaluation, seconds=seconds)
+    report.write_report(evaluation, workdir / "report.html")
+    results.write_metrics(evaluation, workdir / "metrics.json")
+    print(f"metrics: {(workdir / 'metrics.json').resolve()}")
+    print(f"report:  {(workdir / 'report.html').resolve()}")
+
+
+def _closed_loop(settings: EvaluationSettings) -> Callable[[EventMode], results.ClosedLoopResult] | None:
+    """Drives the simulator if the config asks for it. The GL backend must be named before the simulator is imported."""
+    if not settings.closed_loop_episodes:
+        return None
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    from wallwm_jax.evaluate import closed_loop
+
+    return lambda mode: closed_loop.drive(mode, settings.closed_loop_episodes)

@@ -1,0 +1,128 @@
+"""A run from a config: record, curate, train both stages, evaluate. Each part finds what an interrupted run left."""
+
+import json
+import os
+import pathlib
+import time
+from typing import NamedTuple
+
+import ml_collections
+from rich.console import Console
+
+from wallwm_jax.core.config import load, to_json
+from wallwm_jax.core.errors import InputError
+
+
+class RunFolder(NamedTuple):
+    """A resolved config and the folder that holds everything a run writes."""
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+
+    @property
+    def curated(self) -> pathlib.Path:
+        return self.workdir / "curated"
+
+    @property
+    def timings(self) -> pathlib.Path:
+        return self.workdir / "seconds.json"
+
+
+def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolder:
+    """Loads the config and checks all of it that can be checked before anything is read or compiled.
+
+    Raises InputError naming the first wrong key or value.
+    """
+    from wallwm_jax.core.mesh import check_batch, make_mesh
+    from wallwm_jax.data.settings import LoaderSettings
+    from wallwm_jax.evaluate.settings import EvaluationSettings
+    from wallwm_jax.train.architecture import build_model
+    from wallwm_jax.train.settings import stage_settings
+    from wallwm_jax.train.stages import STAGES
+
+    config = load(specification, overrides)
+    check_batch(LoaderSettings.from_config(config.data).rows, make_mesh(config.mesh))
+    build_model(config.model, views=1)
+    for stage in STAGES:
+        stage_settings(stage, config.stages[stage.name])
+    EvaluationSettings.from_config(config)
+    return RunFolder(config, pathlib.Path(workdir))
+
+
+def run(specification: str, overrides: list[str], workdir: str) -> None:
+    """The whole path, each part only if it has not been done."""
+    folder = open_run(specification, overrides, workdir)
+    record(folder)
+    if not folder.curated.exists():
+        curate(folder)
+    for stage in (1, 2):
+        train(folder, stage)
+    evaluate(folder)
+
+
+def record(folder: RunFolder) -> None:
+    """Records the config's simulated episodes if it asks for them and they are not there."""
+    from wallwm_jax.cli import recording
+
+    wanted, root = folder.config.dataset.record_episodes, pathlib.Path(folder.config.dataset.root)
+    if wanted and not root.exists():
+        with _timed(folder, "record"):
+            recording.record("tabletop", str(root), wanted, workers=os.cpu_count() or 1)
+
+
+def curate(folder: RunFolder) -> None:
+    """Carves the dataset into `<workdir>/curated`, which appears when it is complete."""
+    from wallwm_jax.data.curation.curate import CurationSettings
+    from wallwm_jax.data.curation.curate import curate as curate_dataset
+
+    dataset = folder.config.dataset
+    settings = CurationSettings(text_length=folder.config.data.text_length, seed=folder.config.seed)
+    with _timed(folder, "curate"):
+        report = curate_dataset(dataset.root, folder.curated, dataset.embodiment, settings, overwrite=True)
+    counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
+    Console().print(f"curated {dataset.root}: {counts}", soft_wrap=True)
+    for rejection in report.rejections:
+        Console().print(f"rejected {rejection}", soft_wrap=True)
+
+
+def train(folder: RunFolder, number: int) -> None:
+    """Trains stage `number`, or goes on with it."""
+    from wallwm_jax.train.loop import train_stage
+    from wallwm_jax.train.stages import STAGES
+
+    names = {stage.number: stage.name for stage in STAGES}
+    if number not in names:
+        raise InputError("--stage", number, f"one of {sorted(names)}")
+    with _timed(folder, names[number]):
+        train_stage(folder.config, names[number], folder.curated, folder.workdir)
+
+
+def evaluate(folder: RunFolder) -> None:
+    """Evaluates the trained model on held-out episodes; writes report.html and metrics.json into the workdir."""
+    from wallwm_jax.cli import evaluation
+
+    with _timed(folder, "evaluate"):
+        result = evaluation.evaluate_run(folder.config, folder.curated, folder.workdir)
+    evaluation.write_report(result, folder.workdir, sum(_seconds(folder).values()))
+
+
+class _timed:
+    """Adds the seconds of a part of a run to `<workdir>/seconds.json`; an interrupted run's parts add up."""
+
+    def __init__(self, folder: RunFolder, part: str):
+        self.folder, self.part = folder, part
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        seconds = _seconds(self.folder)
+        seconds[self.part] = round(seconds.get(self.part, 0.0) + time.monotonic() - self.started, 1)
+        self.folder.workdir.mkdir(parents=True, exist_ok=True)
+        self.folder.timings.write_text(json.dumps(seconds, indent=1))
+        if error[0] is None:
+            (self.folder.workdir / "config.json").write_text(to_json(self.folder.config))
+
+
+def _seconds(folder: RunFolder) -> dict[str, float]:
+    return json.loads(folder.timings.read_text()) if folder.timings.is_file() else {}
