@@ -19,7 +19,7 @@ h3 { font-size: 15px; margin: 0; }
 section > p { color: var(--soft); max-width: 88ch; margin: 4px 0 14px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; }
-.tile b { display: block; font-size: 21px; line-height: 1.25; letter-spacing: -0.02em; }
+.tile b { display: block; white-space: nowrap; font-size: 19px; line-height: 1.25; letter-spacing: -0.02em; }
 .tile span { color: var(--soft); font-size: 13px; display: block; line-height: 1.4; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th { text-align: right; font-weight: 600; color: var(--soft); border-bottom: 1.5px solid var(--line);

@@ -98,7 +98,7 @@ def _films(evaluation: Evaluation) -> str:
         return ""
     explanation = (
         "The same events and more, truth above and dream below for every camera. The first column is the keyframe; "
-        "each further column is the last frame of one latent (the video model's resolution in time), up to the event's end."
+        "each further column is the last frame of one latent (the video's resolution in time), up to the event's end."
     )
     films = "".join(_film(film) for film in evaluation.filmstrips)
     return page.section("Frame by frame", explanation, films)
@@ -107,7 +107,7 @@ def _films(evaluation: Evaluation) -> str:
 def _film(film: Filmstrip) -> str:
     columns = len(film.times)
     frame = min(MAX_FRAME_WIDTH, (FILM_WIDTH - 16 * len(film.views)) // (len(film.views) * columns) - 2)
-    labels = ["keyframe", *(f"{seconds:.1f} s" for seconds in film.times[1:])]
+    labels = ["keyframe", *(f"{seconds:.2f} s" for seconds in film.times[1:])]
     times = "".join(f'<span style="width:{frame + 2}px">{label}</span>' for label in labels)
     blocks = ['<div class="side"><em>truth</em><em class="ours">dream</em></div>']
     for view, name in enumerate(film.views):

@@ -32,8 +32,8 @@ class EvaluationSettings:
     split: str = "heldout"
     events: int | None = None
     video_events: int = 48
-    films: int = 8
-    examples: int = 9
+    films: int = 10
+    examples: int = 10
     seed: int = 0
     closed_loop_episodes: int = 0
 

@@ -1,0 +1,62 @@
+"""Event mode on the micro model: what padding must not change, with the real attention masks."""
+
+import jax
+import numpy as np
+import pytest
+
+from wallwm_jax.core.types import Observation
+from wallwm_jax.infer.conditions import WindowSettings, condition_batch
+from wallwm_jax.infer.denoise import SolverSettings
+from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
+from wallwm_jax.models.initialise import init_parameters
+from wallwm_jax.models.variants import variant
+from wallwm_jax.models.world_action import WorldAction
+
+KEY = jax.random.key(3)
+STEPS, CAPTIONS = [5, 11], ["lift it", "press"]
+
+
+@pytest.fixture(scope="module")
+def make_mode(embodiment, statistics):
+    """Event mode with the micro model (16 px, 2 views); fresh parameters, with the heads' zeros replaced by noise."""
+    model = WorldAction(variant("micro"), views=2)
+    batch = condition_batch(
+        [_observation(0, embodiment)], ["x"], [1], 1, 3, embodiment, statistics, _window((3,))
+    )
+    parameters, _ = init_parameters(model, jax.random.key(0), batch)
+    leaves, tree = jax.tree.flatten(parameters)
+    generator = np.random.default_rng(0)
+    parameters = tree.unflatten([leaf + 0.02 * generator.normal(size=leaf.shape).astype("f4") for leaf in leaves])
+
+    def make(buckets):
+        solver = SolverSettings(video_steps=2, action_steps=2, anchor_step=25)
+        return EventMode(model, parameters, embodiment, statistics, EventModeSettings(2, _window(buckets), solver))
+
+    return make
+
+
+def _window(buckets):
+    return WindowSettings(max_latent_frames=buckets[-1], text_length=16, spatial_compression=4, buckets=buckets)
+
+
+def _observation(seed, embodiment):
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    return Observation(images, np.ones(2, bool), generator.normal(size=26).astype("f4"), embodiment.dof_mask)
+
+
+def test_padding_rows_slots_and_companions_change_nothing(make_mode, embodiment):
+    """An event predicted alone, beside another, and padded to a longer bucket agrees to 1e-5 (fp32 sums in another
+    order); the dream to one grey level. Another caption does change it, so that the test can fail."""
+    observations = [_observation(seed, embodiment) for seed in (0, 1)]
+    short, long = make_mode((2, 3)), make_mode((3,))
+    alone = short.predict(observations[:1], CAPTIONS[:1], STEPS[:1], key=KEY)[0]
+    beside = long.predict(observations, CAPTIONS, STEPS, key=KEY)[0]
+    padded = long.predict(observations[:1], CAPTIONS[:1], STEPS[:1], key=KEY)[0]
+    other = long.predict(observations[:1], ["open"], STEPS[:1], key=KEY)[0]
+    assert (alone.bucket, padded.bucket) == (2, 3) and alone.actions.actions.shape == (5, 26)
+    for prediction in (beside, padded):
+        np.testing.assert_allclose(prediction.actions.actions, alone.actions.actions, atol=1e-5)
+        np.testing.assert_allclose(prediction.frames.astype(int), alone.frames.astype(int), atol=1)
+    assert np.abs(other.actions.actions - alone.actions.actions).max() > 1e-4
+    assert np.isfinite(short.durations(observations[:1], CAPTIONS[:1])).all()
