@@ -2,6 +2,7 @@
 one test compiled the next one finds in a cache."""
 
 import os
+import pathlib
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
@@ -9,9 +10,20 @@ import jax
 import pytest
 
 from tests.train.synthetic import random_batch
+from wallwm_jax.core.mesh import make_mesh
 from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
+from wallwm_jax.train.architecture import architecture
+from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.fit import Run
+from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.stages import stage_of
+
+SETTINGS = {
+    "steps": 11, "warmup_steps": 1, "log_every": 2, "eval_every": 4, "eval_batches": 1, "checkpoint_every": 3,
+    "objective": {},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,6 +39,20 @@ def compilation_cache(tmp_path_factory):
 def model():
     """The smallest real model."""
     return WorldAction(variant("micro"), views=2)
+
+
+@pytest.fixture(scope="session")
+def make_run(model, initial):
+    """`make_run(stage_name, directory)`: a short run of a stage. The same everywhere, so that it compiles once."""
+
+    def make(stage_name, directory=pathlib.Path()):
+        stage = stage_of(stage_name)
+        records = Records({"seed": 0}, {"q": [0.5]}, {"name": "arm"}, architecture(model))
+        return Run(
+            stage, model, initial[1], stage_settings(stage, SETTINGS), make_mesh("laptop"), 0, records, directory
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ X <- a X + (b A + c A A) X with A = X X^T, which drives every singular value of 
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -54,7 +55,12 @@ def orthogonalize(
     values = values / largest
     norm = jnp.sqrt(jnp.sum(jnp.square(values), axis=(1, 2), keepdims=True))
     values = (values / (norm + epsilon / largest)).astype(dtype)
-    for a, b, c in coefficients:
+
+    def polynomial(values: Array, abc: Array) -> tuple[Array, None]:
+        a, b, c = abc
         gram = values @ values.mT
-        values = a * values + (b * gram + c * gram @ gram) @ values
+        return a * values + (b * gram + c * gram @ gram) @ values, None
+
+    # A scan keeps one copy of the products a shape in the program, which is what compiling a small model costs.
+    values, _ = jax.lax.scan(polynomial, values, jnp.asarray(coefficients, dtype))
     return values.astype(matrices.dtype)

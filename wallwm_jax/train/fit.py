@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from wallwm_jax.train.progress import Reporter
 from wallwm_jax.train.settings import StageSettings
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState, averaged_parameters, create_state, state_shardings
-from wallwm_jax.train.step import make_evaluation, make_train_step
+from wallwm_jax.train.step import Step, make_evaluation, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,40 +65,55 @@ def fit(run: Run, initial_parameters: Any, data: StageData, reporter: Reporter) 
             trainer.close()
 
 
+class Programs(NamedTuple):
+    """A run's functions, compiled when first called: `create(parameters) -> state`; `step(state, batch) -> (state,
+    metrics)`, which consumes its state; `evaluation(parameters, batch, key) -> metrics`. `state` is abstract."""
+
+    create: Callable[[Any], TrainState]
+    step: Step
+    evaluation: Callable[..., dict[str, Any]]
+    state: TrainState
+
+
+def make_programs(run: Run, parameters: Any) -> Programs:
+    """The programs for parameters of these shapes; to be called, and used, under the run's mesh."""
+    trained, _ = freeze.split(run.declarations, run.stage.trains)
+    optimizer = build_optimizer(run.settings.optimizer, trained)
+
+    def create(tree: Any) -> TrainState:
+        return create_state(run.stage, optimizer, tree)
+
+    abstract = jax.eval_shape(create, parameters)
+    shardings = state_shardings(abstract, run.declarations, run.mesh)
+    step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed)
+    return Programs(
+        jax.jit(create, out_shardings=shardings),
+        jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
+        jax.jit(make_evaluation(run.model, run.stage, run.settings)),
+        jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), abstract, shardings),
+    )
+
+
 class _Trainer:
-    """The compiled functions, the state and the open files of one call of `fit`."""
+    """The programs, the state and the open files of one call of `fit`."""
 
     def __init__(self, run: Run, initial_parameters: Any, data: StageData, reporter: Reporter):
         self.run, self.data, self.reporter = run, data, reporter
         self.sharding = batch_sharding(run.mesh)
-        trained, _ = freeze.split(run.declarations, run.stage.trains)
-        optimizer = build_optimizer(run.settings.optimizer, trained)
-        abstract = jax.eval_shape(lambda tree: create_state(run.stage, optimizer, tree), initial_parameters)
-        shardings = state_shardings(abstract, run.declarations, run.mesh)
+        self.programs = make_programs(run, initial_parameters)
         self.store = CheckpointStore(run.directory / "checkpoints")
         self.window: list[dict[str, Any]] = []
         self.seconds = 0.0
         if self.store.latest_step() is None:
-            create = jax.jit(lambda tree: create_state(run.stage, optimizer, tree), out_shardings=shardings)
-            self.state = create(initial_parameters)
+            self.state = self.programs.create(initial_parameters)
         else:
-            self.state, progress = self._restore(abstract, shardings)
+            self.state, _, progress = self.store.restore(self.programs.state, run.records.model)
             self.window, self.seconds = list(progress["window"]), progress["seconds"]
         self.start = int(self.state.step)
-        step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed)
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-        self.evaluation = jax.jit(make_evaluation(run.model, run.stage, run.settings))
         self.files = [MetricsFile(run.directory / "metrics.jsonl", self.start)]
         if run.tensorboard:
             self.files.append(TensorBoard(run.directory / "tensorboard", self.start))
         self.heldout: list[Any] = []
-
-    def _restore(self, abstract: TrainState, shardings: TrainState) -> tuple[TrainState, Any]:
-        target = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings
-        )
-        state, _, progress = self.store.restore(target, self.run.records.model)
-        return state, progress
 
     def train(self) -> TrainState:
         settings = self.run.settings.run
@@ -108,7 +123,7 @@ class _Trainer:
         self.clock = time.monotonic()
         with Prefetcher(self.data.train(self.start), self.sharding) as batches:
             for number in range(self.start + 1, settings.steps + 1):
-                self.state, metrics = self.step(self.state, next(batches))
+                self.state, metrics = self.programs.step(self.state, next(batches))
                 self.window.append(metrics)
                 self.reporter.advance(number)
                 last = number == settings.steps
@@ -157,7 +172,9 @@ class _Trainer:
         if not self.heldout:
             self.heldout = [to_mesh(batch, self.sharding) for batch in self.data.heldout]
         keys = [stream(self.run.seed, "heldout", index) for index in range(len(self.heldout))]
-        found = [self.evaluation(parameters, batch, key) for batch, key in zip(self.heldout, keys, strict=True)]
+        found = [
+            self.programs.evaluation(parameters, batch, key) for batch, key in zip(self.heldout, keys, strict=True)
+        ]
         found = jax.device_get(found)
         return {name: _mean(found, name) for name in found[0]}
 
