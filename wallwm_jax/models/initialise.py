@@ -16,7 +16,8 @@ def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tu
     cells, channels, segments = model.variant.cells, model.variant.channels, batch.segment_mask.shape[1]
     noisy_video = jnp.zeros((rows, slots, views, cells, cells, channels))
     noisy_action = jnp.zeros((rows, draws, *batch.actions.shape[1:]))
-    return batch, noisy_video, noisy_action, jnp.ones((rows, segments)), jnp.ones((rows, draws, segments))
+    times = jnp.ones((rows, segments)), jnp.ones((rows, draws, segments))
+    return batch, noisy_video, noisy_action, *times, noisy_video
 
 
 def init_parameters(model: WorldAction, key: jax.Array, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,10 +12,9 @@ class Variant:
     """One size. Widths are multiples of their head counts; a head's width is even.
 
     Attributes:
-      image: pixels H = W (used for learned places only by the duration head).
       codec: frames <-> latents; None where an external codec gives `channels` latents.
       channels: latent channels C.
-      cells: latent cells h = w.
+      cells: latent cells h = w; learned places of the duration head depend on it.
       patch: patch side in latent cells.
       prediction: what the video head predicts: "velocity", or "clean" latents (as the change from the keyframe).
       action_prediction: the same for actions: "velocity" or "clean".
@@ -61,7 +60,7 @@ class Variant:
             raise InputError("variant.channels", self.channels, f"the codec's {self.codec.channels}")
 
 
-_TINY_CODEC = HaarCodec(kept_spatial=16, kept_temporal=2)
+_TINY_CODEC = HaarCodec(kept_spatial=16, kept_temporal=2, gain=4.0)
 _MICRO_CODEC = HaarCodec(spatial_levels=2, kept_spatial=4, kept_temporal=2)
 
 VARIANTS: Mapping[str, Variant] = {
@@ -71,9 +70,9 @@ VARIANTS: Mapping[str, Variant] = {
         channels=24, cells=4, codec=_MICRO_CODEC, prediction="clean", frequency=16, max_latent_frames=8,
     ),
     "tiny": Variant(
-        layers=6, embed=160, heads=4, mlp=640, action_embed=128, action_heads=4, action_mlp=320,
+        layers=4, embed=192, heads=4, mlp=768, action_embed=128, action_heads=4, action_mlp=320,
         text_layers=2, text_embed=128, text_heads=4, text_mlp=256, vocabulary=259, duration_embed=64,
-        channels=96, cells=12, codec=_TINY_CODEC, prediction="clean", frequency=128, max_latent_frames=16,
+        channels=96, cells=12, patch=3, codec=_TINY_CODEC, prediction="clean", frequency=128, max_latent_frames=16,
     ),
     "wan2.1-1.3b": Variant(
         layers=30, embed=1536, heads=12, mlp=8960, action_embed=768, action_heads=12, action_mlp=2048,

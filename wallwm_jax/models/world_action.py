@@ -71,9 +71,11 @@ class WorldAction(nn.Module):
         noisy_action: Float[Array, "B K A 26"],
         video_time: Float[Array, "B S"],
         action_time: Float[Array, "B K S"],
+        latents: Float[Array, "B F V h w C"] | None = None,
     ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "B K A 26"], Float[Array, "B S"]]:
-        """One joint pass: video velocity, action velocity and log control steps. The keyframes come from the batch."""
-        observed = self.keyframes(batch, self.encode_frames(batch.frames))
+        """One joint pass: video velocity, action velocity and log control steps. The keyframes are those of `latents`,
+        or else of the batch's frames."""
+        observed = self.keyframes(batch, self.encode_frames(batch.frames) if latents is None else latents)
         text = self.encode_text(batch.text, batch.text_mask)
         noisy_video = self._with_keyframes(batch, noisy_video, observed)
         video, context = self._video_inputs(batch, noisy_video, observed, video_time, text, batch.text_mask, False)

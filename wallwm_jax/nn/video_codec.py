@@ -68,6 +68,7 @@ class HaarCodec:
       temporal_levels: 2, four frames a latent.
       kept_spatial: of 4^levels spatial bands (None: all).
       kept_temporal: of 4 temporal bands (None: all).
+      gain: factor on all bands. It decides how much noise a frame survives: what moves must not drown at t near 0.
       detail_gain: factor on each finer level of spatial detail, which natural images fill less.
     """
 
@@ -75,6 +76,7 @@ class HaarCodec:
     temporal_levels: int = 2
     kept_spatial: int | None = None
     kept_temporal: int | None = None
+    gain: float = 1.0
     detail_gain: float = 1.5
 
     def __post_init__(self):
@@ -102,8 +104,8 @@ class HaarCodec:
         spatial, detail = spatial[: self.kept_spatial], detail[: self.kept_spatial]
         temporal = haar_basis(self.temporal_levels)[: self.kept_temporal]
         basis = np.kron(temporal, spatial)
-        # A frame's mean becomes twice the mean: pixels in [-1, 1] have a standard deviation of about 0.5.
-        mean = 2.0 / np.sqrt(self.group * 4**self.spatial_levels)
+        # At gain 1 a frame's mean becomes twice the mean: pixels in [-1, 1] have a standard deviation of about 0.5.
+        mean = 2.0 * self.gain / np.sqrt(self.group * 4**self.spatial_levels)
         gain = np.tile(mean * self.detail_gain**detail, len(temporal))
         return (basis * gain[:, None]).T.astype(np.float32), (basis / gain[:, None]).T.astype(np.float32)
 

@@ -1,0 +1,79 @@
+"""The Haar codec: invertible with all bands, an orthogonal projection with fewer, causal in groups of four frames."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.nn.video_codec import HaarCodec, haar_basis, haar_basis_2d
+
+FULL = HaarCodec(spatial_levels=2, gain=4.0)
+LOSSY = HaarCodec(spatial_levels=2, kept_spatial=4, kept_temporal=2, gain=4.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _round_trip(codec, frames):
+    latents = codec.encode(frames)
+    return latents, codec.decode(latents)
+
+
+def _video(seed=0, frames=9):
+    return np.random.default_rng(seed).uniform(-1, 1, (2, frames, 8, 12, 3)).astype("f")
+
+
+@pytest.mark.parametrize("basis", [haar_basis(2), haar_basis_2d(3)[0]])
+def test_basis_is_orthonormal(basis):
+    """Analysis rows times their transpose are the identity: energy is kept, and the inverse is the transpose."""
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-12)
+
+
+def test_bands_run_from_coarse_to_fine():
+    """The first 4^k rows of the basis span exactly the images that are constant on blocks of side 2^(3 - k)."""
+    basis, detail = haar_basis_2d(3)
+    assert detail.tolist() == [0] + [1] * 3 + [2] * 12 + [3] * 48
+    blocks = np.kron(np.random.default_rng(0).normal(size=(4, 4)), np.ones((2, 2))).reshape(-1)
+    np.testing.assert_allclose(basis[16:] @ blocks, 0, atol=1e-12)
+
+
+def test_full_codec_is_invertible():
+    """decode(encode(x)) = x to fp32 rounding, and 1 + 4N frames become 1 + N latents."""
+    video = _video()
+    latents, again = _round_trip(FULL, video)
+    assert latents.shape == (2, 3, 2, 3, FULL.channels) and FULL.channels == 3 * 4 * 16
+    np.testing.assert_allclose(again, video, atol=1e-5)
+
+
+def test_a_latent_depends_on_its_own_frames_only():
+    """Changing frames 5..8 changes the third latent alone: the keyframe's latent never sees the future."""
+    video, other = _video(), _video()
+    other[:, 5:] = _video(seed=1)[:, 5:]
+    one, two = (np.asarray(_round_trip(FULL, x)[0]) for x in (video, other))
+    np.testing.assert_array_equal(one[:, :2], two[:, :2])
+    assert np.all(one[:, 2] != two[:, 2])
+
+
+def test_kept_bands_are_an_orthogonal_projection():
+    """P = decode . encode on groups satisfies P P x = P x and <x - P x, P y> = 0, and is not the identity."""
+    project = jax.jit(lambda groups: LOSSY.decode_groups(LOSSY.encode_groups(groups)))
+    x, y = (np.random.default_rng(seed).normal(size=(3, 4, 8, 8, 3)).astype("f") for seed in (0, 1))
+    px, py = np.asarray(project(x)), np.asarray(project(y))
+    np.testing.assert_allclose(project(px), px, atol=1e-5)
+    assert abs(np.vdot(x - px, py)) < 1e-4 * np.linalg.norm(x) * np.linalg.norm(py)
+    assert np.linalg.norm(x - px) > 0.1 * np.linalg.norm(x)
+
+
+def test_still_smooth_frames_survive_the_lossy_codec():
+    """A still frame that is constant on 2 x 2 blocks lies in the kept bands."""
+    still = np.kron(np.random.default_rng(0).uniform(-1, 1, (1, 1, 4, 6, 3)), np.ones((1, 9, 2, 2, 1))).astype("f")
+    np.testing.assert_allclose(_round_trip(LOSSY, still)[1], still, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape, field", [((1, 8, 8, 8, 3), "frames"), ((1, 9, 10, 8, 3), "frames")])
+def test_wrong_shapes_are_refused(shape, field):
+    """A frame count that is not 1 + 4N, or a side the codec does not divide, names the frames."""
+    with pytest.raises(InputError, match=field):
+        FULL.encode(np.zeros(shape, "f"))
+    with pytest.raises(InputError, match="kept_spatial"):
+        HaarCodec(spatial_levels=2, kept_spatial=17)
