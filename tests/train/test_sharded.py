@@ -14,8 +14,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_one_device_equals_eight():
-    """Two fp32 steps of stage 1 on data 2 x fsdp 2 x tensor 2 give the losses and parameters of one device within 1e-5, although
-    parameters and moments lie in pieces."""
+    """Two fp32 steps of stage 1 on data 2 x fsdp 2 x tensor 2 give the losses and parameters of one device within
+    1e-5, although parameters and moments lie in pieces."""
     environment = os.environ | {"XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "tests/train/sharded_steps.py"), "video"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -62,7 +62,7 @@ def train_stage(
     check_batch(loader.rows, mesh)
     model = build_model(config.model, len(curated.views))
     records = make_records(config, curated, model)
-    _check_resumable(directory / "checkpoints", stage, records)
+    check_resumable(directory / "checkpoints", stage, records)
     workers = config.get("workers", 0)
     data = stage_data(curated, loader, config.seed, settings.run.eval_batches, workers)
     fresh, declarations = init_parameters(model, stream(config.seed, "init"), data.heldout[0])
@@ -111,7 +111,7 @@ def starting_parameters(stage: Stage, workdir: pathlib.Path, records: Records, f
     return earlier.averaged
 
 
-def _check_resumable(directory: pathlib.Path, stage: Stage, records: Records) -> None:
+def check_resumable(directory: pathlib.Path, stage: Stage, records: Records) -> None:
     """Raises InputError naming the first field by which this run would differ from the one it goes on with."""
     earlier = latest_records(directory)
     if earlier is None:

@@ -51,6 +51,9 @@ class Prefetcher:
             self._put(("end", None))
         except Exception as error:
             self._put(("error", error))
+        finally:
+            if hasattr(batches, "close"):  # a generator, which may hold worker processes
+                batches.close()
 
     def _put(self, item: tuple[str, Any]) -> bool:
         """False once the consumer has gone."""
