@@ -42,10 +42,14 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
-    config.stages.video.steps = 300 if demo else 4000
-    config.stages.video.objective.time_shift = 3.0
+    config.stages.video.steps = 380 if demo else 3000
+    config.stages.video.learning_rate = 1e-2
+    config.stages.video.adamw_learning_rate = 4e-3
+    config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
-    config.stages.action.steps = 400 if demo else 5000
+    config.stages.action.steps = 380 if demo else 3500
+    config.stages.action.learning_rate = 5e-3
+    config.stages.action.adamw_learning_rate = 3e-3
     config.stages.action.objective.anchor_step = 0
     config.stages.action.objective.anchor_jitter = 0.0
 
@@ -54,4 +58,5 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.evaluate.action_steps = 10
     config.evaluate.rows = 16
     config.evaluate.video_events = 48
+    config.evaluate.closed_loop_episodes = 0 if demo else 12
     return config

@@ -1,0 +1,86 @@
+"""The command line from recorded episodes to a report, and its refusal of bad input."""
+
+import json
+import pathlib
+
+import pytest
+
+from tests.data import lerobot_fixture
+from wallwm_jax.cli.main import main
+
+CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "experiments/tabletop.py") + ":demo"
+SMALL = [
+    "model.variant=micro",
+    "data.rows=2",
+    "data.row_frames=4",
+    "data.max_latent_frames=3",
+    "data.segments=2",
+    "data.spatial_compression=4",
+    "evaluate.video_steps=2",
+    "evaluate.action_steps=2",
+    "evaluate.rows=4",
+    "evaluate.video_events=2",
+    *(
+        f"stages.{stage}.{setting}"
+        for stage in ("video", "action")
+        for setting in ("steps=3", "warmup_steps=1", "log_every=1", "eval_every=2", "eval_batches=1")
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return lerobot_fixture.write_dataset(tmp_path_factory.mktemp("cli") / "toy", lerobot_fixture.toy_episodes(4))
+
+
+def arguments(command, dataset, workdir, *overrides):
+    """The command line of the real experiment, made small."""
+    own = [f"dataset.root={dataset}", f"dataset.embodiment={dataset / 'embodiment.json'}"]
+    settings = [part for override in (*own, *SMALL, *overrides) for part in ("--set", override)]
+    return [command, "--config", CONFIG, "--workdir", str(workdir), *settings]
+
+
+def test_run_writes_report_and_metrics_and_finds_its_own_work(dataset, tmp_path, capsys):
+    """One command gives report.html and metrics.json with the promised fields; a second call trains nothing again."""
+    workdir = tmp_path / "run"
+    assert main(arguments("run", dataset, workdir)) == 0
+    assert "<html" in (workdir / "report.html").read_text()[:200]
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert {"video_loss_start", "video_loss_end", "verbs", "seconds"} <= set(metrics)
+    for verb in metrics["verbs"].values():
+        assert {"ours", "hold", "mean", "unit", "scene_dependent"} <= set(verb)
+    losses = (workdir / "video" / "metrics.jsonl").read_bytes()
+    assert main(arguments("run", dataset, workdir)) == 0
+    assert (workdir / "video" / "metrics.jsonl").read_bytes() == losses
+    assert str(workdir / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.rwos=4"], "nearest: 'rows'"),
+        (["mesh=host", "data.rows=0"], "data.rows"),
+        (["mesh=palmtop"], "config.mesh"),
+        (["model.variant=huge"], "model.variant"),
+        (["stages.video.warmup_steps=3"], "warmup_steps"),
+        (["dataset.root=/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(dataset, tmp_path, capsys, overrides, message):
+    """The message names the field; nothing is written, and nothing was trained before it was noticed."""
+    workdir = tmp_path / "run"
+    assert main(arguments("run", dataset, workdir, *overrides)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (workdir / "curated").exists() and not (workdir / "video").exists()
+
+
+def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
+    """Stage 2 without stage 1, an unknown stage, and an evaluation of nothing each say what is missing."""
+    workdir = tmp_path / "run"
+    assert main(arguments("curate", dataset, workdir)) == 0
+    assert main([*arguments("train", dataset, workdir), "--stage", "2"]) == 2
+    assert main([*arguments("train", dataset, workdir), "--stage", "7"]) == 2
+    assert main(arguments("evaluate", dataset, workdir)) == 2
+    errors = capsys.readouterr().err
+    assert "video" in errors and "--stage" in errors and "action" in errors
