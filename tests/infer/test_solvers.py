@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.solvers import euler, split_steps, time_grid
+from wallwm_jax.objectives.flow import anchor_time
 
 
 def test_grid_follows_the_shift():
@@ -15,6 +16,16 @@ def test_grid_follows_the_shift():
     assert time_grid(50, 5.0)[45] == pytest.approx(5 * 0.1 / (1 + 4 * 0.1), abs=1e-6)
     assert time_grid(50)[45] == pytest.approx(0.1, abs=1e-6)
     assert time_grid(7, 5.0)[0] == 1.0 and time_grid(7, 5.0)[-1] == 0.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(steps=st.integers(1, 60), shift=st.floats(1, 8), data=st.data())
+def test_anchor_lies_where_training_puts_it(steps, shift, data):
+    """Both parts of the grid meet at the time at which the action objective reads the video tower."""
+    anchor = data.draw(st.integers(0, steps))
+    expected = anchor_time(anchor, steps, shift)
+    assert time_grid(2, shift, 0, anchor / steps)[-1] == pytest.approx(expected, abs=1e-6)
+    assert time_grid(2, shift, anchor / steps, 1)[0] == pytest.approx(expected, abs=1e-6)
 
 
 @settings(max_examples=20, deadline=None)

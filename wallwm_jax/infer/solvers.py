@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.objectives.flow import shift_time
 
 
 def time_grid(steps: int, shift: float = 1.0, start: float = 0.0, stop: float = 1.0) -> Float[np.ndarray, "times"]:
@@ -18,7 +19,7 @@ def time_grid(steps: int, shift: float = 1.0, start: float = 0.0, stop: float = 
     if steps < 0 or not 0 <= start <= stop <= 1:
         raise InputError("time grid", f"{steps} steps from {start} to {stop}", "steps >= 0 and 0 <= start <= stop <= 1")
     remaining = 1.0 - np.linspace(start, stop, steps + 1)
-    return (shift * remaining / (1.0 + (shift - 1.0) * remaining)).astype(np.float32)
+    return shift_time(remaining, shift).astype(np.float32)
 
 
 def euler(
