@@ -51,9 +51,11 @@ def test_same_seed_same_pixels_whatever_came_before(environment, recording):
 
 def test_same_pixels_in_another_process(environment, recording):
     """Another process renders the same first picture to the bit."""
-    code = ("from wallwm_jax.simulate.environment import TabletopEnvironment as E; "
-            "from wallwm_jax.simulate.programs import program; import hashlib; e = E(); "
-            "e.reset(5, program('press_only')); print(hashlib.sha256(e.render().tobytes()).hexdigest())")
+    code = (
+        "from wallwm_jax.simulate.environment import TabletopEnvironment as E; "
+        "from wallwm_jax.simulate.programs import program; import hashlib; e = E(); "
+        "e.reset(5, program('press_only')); print(hashlib.sha256(e.render().tobytes()).hexdigest())"
+    )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split()[-1] == hashlib.sha256(recording.frames[0].tobytes()).hexdigest()
 

@@ -24,10 +24,17 @@ def make_recording(seed: int, length: int) -> Recording:
     half = length // 2
     events = (Event(0, half, "reach for it", "reach", "red puck"), Event(half, length, "grasp it", "grasp", "red puck"))
     return Recording(
-        seed, "tidy_red", f"task {seed % 2}", VIEWS, generator.normal(size=(length, 4)).astype(np.float32),
-        generator.normal(size=(length, 4)).astype(np.float32), frames,
+        seed,
+        "tidy_red",
+        f"task {seed % 2}",
+        VIEWS,
+        generator.normal(size=(length, 4)).astype(np.float32),
+        generator.normal(size=(length, 4)).astype(np.float32),
+        frames,
         np.tile(np.eye(3, dtype=np.float32), (length, 2, 1, 1)),
-        np.tile(np.eye(4, dtype=np.float32), (length, 2, 1, 1)), events, (False, True),
+        np.tile(np.eye(4, dtype=np.float32), (length, 2, 1, 1)),
+        events,
+        (False, True),
     )
 
 
@@ -75,8 +82,10 @@ def test_frame_i_of_an_episode_is_at_its_start_plus_i_over_fps(tmp_path, recordi
     for position, view in enumerate(VIEWS):
         key = lerobot_writer.video_key(view)
         with av.open(str(root / f"videos/{key}/chunk-000/file-000.mp4")) as container:
-            frames = {round(float(frame.pts * frame.time_base), 4): frame.to_ndarray(format="rgb24")
-                      for frame in container.decode(video=0)}
+            frames = {
+                round(float(frame.pts * frame.time_base), 4): frame.to_ndarray(format="rgb24")
+                for frame in container.decode(video=0)
+            }
         assert len(frames) == sum(row["length"] for row in rows)
         for recording, row in zip(recordings, rows, strict=True):
             for i in range(row["length"]):

@@ -1,10 +1,6 @@
-"""The programs here are tiny and compiling them is all the cost: the CPU backend's optimiser is switched off, and what
-one test compiled the next one finds in a cache."""
+"""The smallest real model, and short runs of its stages that compile once."""
 
-import os
 import pathlib
-
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 import pytest
@@ -24,15 +20,6 @@ SETTINGS = {
     "steps": 11, "warmup_steps": 1, "log_every": 2, "eval_every": 4, "eval_batches": 1, "checkpoint_every": 3,
     "objective": {},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Programs compiled once a test run."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ class Environment(Protocol):
 
     def close(self) -> None: ...
 
+
 FIRST_SEED = 5_000_000
 """Seeds from here on are in no recording plan."""
 

@@ -89,7 +89,7 @@ def _motion(evaluation: Evaluation) -> str:
     for film in evaluation.filmstrips[:MOVING]:
         animation = figures.motion(film.truth, film.dream, film.frame_seconds)
         drawn = page.image(animation, "webp", f"truth over dream of {film.title}")
-        cards.append(f'<div>{drawn}<h3>“{page.escape(film.title)}”</h3></div>')
+        cards.append(f"<div>{drawn}<h3>“{page.escape(film.title)}”</h3></div>")
     return page.section("What it dreamt", explanation, f'<div class="motion">{"".join(cards)}</div>')
 
 
@@ -113,9 +113,7 @@ def _film(film: Filmstrip) -> str:
     for view, name in enumerate(film.views):
         picture = figures.strip([film.truth[:: film.every, view], film.dream[:: film.every, view]])
         drawn = page.image(picture, "jpeg", f"{name}: truth over dream of {film.title}", (frame + 2) * columns - 2)
-        blocks.append(
-            f'<div><div class="view">{page.escape(name)}</div>{drawn}<div class="times">{times}</div></div>'
-        )
+        blocks.append(f'<div><div class="view">{page.escape(name)}</div>{drawn}<div class="times">{times}</div></div>')
     head = f"<h3>“{page.escape(film.title)}”</h3><small>{page.escape(film.subtitle)}</small>"
     return f'<div class="film">{head}<div class="row">{"".join(blocks)}</div></div>'
 

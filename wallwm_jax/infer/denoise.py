@@ -107,9 +107,7 @@ def act(
     shape = (*noise.shape[:2], 1)
 
     def velocity(noisy, time):
-        predicted = model.apply(
-            {"params": parameters}, batch, noisy, jnp.full(shape, time), features, method="action"
-        )
+        predicted = model.apply({"params": parameters}, batch, noisy, jnp.full(shape, time), features, method="action")
         return jnp.where(valid, predicted, 0.0)
 
     grid = time_grid(settings.action_steps, settings.action_shift)

@@ -191,7 +191,7 @@ class WorldAction(nn.Module):
         predicted = self.video_tower.predict(tokens, embedding, self._grid(*noisy.shape[3:5]))
         if self.variant.prediction == "velocity":
             return predicted
-        own_keyframe = (batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :])
+        own_keyframe = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
         own_keyframe = (own_keyframe & _observed_slots(batch)[:, None, :]).astype(jnp.float32)
         keyframe = jnp.einsum("bfg,bgx->bfx", own_keyframe, observed.reshape(*observed.shape[:2], -1))
         slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]

@@ -12,9 +12,7 @@ def same_segment(queries: Int[Array, "B q"], keys: Int[Array, "B k"], real: Bool
     return (queries[:, :, None] == keys[:, None, :]) & (real & (keys > 0))[:, None, :]
 
 
-def within_view_mask(
-    segment_ids: Int[Array, "B F"], real: Bool[Array, "B F V"], patches: int
-) -> AttentionMask:
+def within_view_mask(segment_ids: Int[Array, "B F"], real: Bool[Array, "B F V"], patches: int) -> AttentionMask:
     """Mask of attention over one view's `F * patches` tokens; batch axis `B * V`, queries and keys slot-major."""
     rows, slots, views = real.shape
     real = real.swapaxes(1, 2).reshape(rows * views, slots)

@@ -50,9 +50,7 @@ class SelfAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b q width"], turn: Rotation, mask: AttentionMask
-    ) -> Float[Array, "b q width"]:
+    def __call__(self, x: Float[Array, "b q width"], turn: Rotation, mask: AttentionMask) -> Float[Array, "b q width"]:
         query = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="query")(x)
         key = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="key")(x)
         value = Heads(self.axis, self.sizes, dtype=self.dtype, name="value")(x)

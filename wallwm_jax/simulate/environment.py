@@ -174,8 +174,13 @@ class TabletopEnvironment:
             "button": button,
         }
         state = self.state().astype(np.float64)
-        return Snapshot(state[:3], float(state[3]), self.drawer_opening(), float(-self.data.qpos[self._button_address]),
-                        {name: to_unified(place) for name, place in places.items()})
+        return Snapshot(
+            state[:3],
+            float(state[3]),
+            self.drawer_opening(),
+            float(-self.data.qpos[self._button_address]),
+            {name: to_unified(place) for name, place in places.items()},
+        )
 
     def begin_event(self) -> None:
         """Remembers the scene, so that `event_completed` can tell what the event changed."""

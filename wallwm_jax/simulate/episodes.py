@@ -42,8 +42,18 @@ def record_episode(environment: TabletopEnvironment, seed: int, program: Program
         places.append(snapshot.objects)
     state, action, intrinsics, extrinsics, frames = (np.stack(column) for column in zip(*rows, strict=True))
     return Recording(
-        seed, program.name, program.caption, environment.views, state, action, frames, intrinsics.astype(np.float32),
-        extrinsics.astype(np.float32), tuple(events), tuple(recovery), tuple(places),
+        seed,
+        program.name,
+        program.caption,
+        environment.views,
+        state,
+        action,
+        frames,
+        intrinsics.astype(np.float32),
+        extrinsics.astype(np.float32),
+        tuple(events),
+        tuple(recovery),
+        tuple(places),
     )
 
 

@@ -57,8 +57,18 @@ def draw_style(generator: np.random.Generator) -> Style:
 def motion(primitive: Primitive, scene: Snapshot, style: Style, generator: np.random.Generator) -> Motion:
     """The motion that performs a primitive from the scene as it is now."""
     noise = np.clip(generator.normal(0.0, END_NOISE, 3), -0.007, 0.007)
-    planners = {"reach": _reach, "grasp": _grasp, "lift": _lift, "move": _move, "place": _place, "release": _release,
-                "retreat": _retreat, "open": _open, "close": _close, "press": _press}
+    planners = {
+        "reach": _reach,
+        "grasp": _grasp,
+        "lift": _lift,
+        "move": _move,
+        "place": _place,
+        "release": _release,
+        "retreat": _retreat,
+        "open": _open,
+        "close": _close,
+        "press": _press,
+    }
     return planners[primitive.verb](primitive, scene, style, noise)
 
 

@@ -42,15 +42,30 @@ def stage_episode(recording: Recording, folder: pathlib.Path, split: str) -> Non
         (part / f"{view}.mp4").write_bytes(encode_video(recording.frames[:, index]))
     np.savez_compressed(part / "numbers.npz", **{name: getattr(recording, name) for name in _NUMBERS})
     pixels = recording.frames.astype(np.float64) / 255.0
-    events = [{"start": event.start, "end": event.end, "caption": event.caption, "verb": event.verb,
-               "object": event.object, "recovery": bool(recovery)}
-              for event, recovery in zip(recording.events, recording.recovery, strict=True)]
+    events = [
+        {
+            "start": event.start,
+            "end": event.end,
+            "caption": event.caption,
+            "verb": event.verb,
+            "object": event.object,
+            "recovery": bool(recovery),
+        }
+        for event, recovery in zip(recording.events, recording.recovery, strict=True)
+    ]
     metadata = {
-        "seed": recording.seed, "program": recording.program, "task": recording.task, "split": split,
-        "length": len(recording.state), "events": events, "views": list(recording.views),
+        "seed": recording.seed,
+        "program": recording.program,
+        "task": recording.task,
+        "split": split,
+        "length": len(recording.state),
+        "events": events,
+        "views": list(recording.views),
         "size": list(recording.frames.shape[2:4]),
-        "image_mean": pixels.mean((0, 2, 3)).tolist(), "image_square": (pixels**2).mean((0, 2, 3)).tolist(),
-        "image_min": pixels.min((0, 2, 3)).tolist(), "image_max": pixels.max((0, 2, 3)).tolist(),
+        "image_mean": pixels.mean((0, 2, 3)).tolist(),
+        "image_square": (pixels**2).mean((0, 2, 3)).tolist(),
+        "image_min": pixels.min((0, 2, 3)).tolist(),
+        "image_max": pixels.max((0, 2, 3)).tolist(),
     }
     (part / "episode.json").write_text(json.dumps(metadata, indent=1))
     os.replace(part, folder)
@@ -61,8 +76,14 @@ def encode_video(frames: UInt8[np.ndarray, "T H W 3"]) -> bytes:
     encoder thread so that the bytes depend on the frames alone."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        options = {"crf": str(CRF), "preset": "slow", "g": str(GROUP_OF_PICTURES), "bf": "0", "threads": "1",
-                   "sc_threshold": "0"}
+        options = {
+            "crf": str(CRF),
+            "preset": "slow",
+            "g": str(GROUP_OF_PICTURES),
+            "bf": "0",
+            "threads": "1",
+            "sc_threshold": "0",
+        }
         stream = container.add_stream("libx264", rate=int(CONTROL_HZ), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         stream.codec_context.thread_count = 1
@@ -90,8 +111,10 @@ def assemble(folders: Sequence[pathlib.Path], output: pathlib.Path, embodiment: 
     numbers = [dict(np.load(folder / "numbers.npz")) for folder in folders]
     views = episodes[0]["views"]
     for view in views:
-        _join_videos([folder / f"{view}.mp4" for folder in folders],
-                     part / VIDEO_PATH.format(video_key=video_key(view), chunk_index=0, file_index=0))
+        _join_videos(
+            [folder / f"{view}.mp4" for folder in folders],
+            part / VIDEO_PATH.format(video_key=video_key(view), chunk_index=0, file_index=0),
+        )
     tasks = sorted({episode["task"] for episode in episodes})
     subtasks = sorted({event["caption"] for episode in episodes for event in episode["events"]})
     _write_strings(part / "meta/tasks.parquet", "task", tasks)
@@ -136,9 +159,16 @@ def _join_videos(paths: Sequence[pathlib.Path], output: pathlib.Path) -> None:
 
 def _write_strings(path: pathlib.Path, name: str, values: Sequence[str]) -> None:
     """A table of (index, string) whose pandas index is the string, as LeRobot reads it."""
-    columns = [{"name": f"{name}_index", "field_name": f"{name}_index", "pandas_type": "int64", "numpy_type": "int64",
-                "metadata": None},
-               {"name": name, "field_name": name, "pandas_type": "unicode", "numpy_type": "object", "metadata": None}]
+    columns = [
+        {
+            "name": f"{name}_index",
+            "field_name": f"{name}_index",
+            "pandas_type": "int64",
+            "numpy_type": "int64",
+            "metadata": None,
+        },
+        {"name": name, "field_name": name, "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+    ]
     metadata = {"index_columns": [name], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
     table = pa.table({f"{name}_index": pa.array(range(len(values)), pa.int64()), name: pa.array(values, pa.string())})
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(metadata)}), path)
@@ -150,8 +180,9 @@ def _fixed(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
 
 
-def _write_frames(path: pathlib.Path, episodes: Sequence[dict], numbers: Sequence[dict], tasks: Sequence[str],
-                  subtasks: Sequence[str]) -> None:
+def _write_frames(
+    path: pathlib.Path, episodes: Sequence[dict], numbers: Sequence[dict], tasks: Sequence[str], subtasks: Sequence[str]
+) -> None:
     """The per-frame table: one row group an episode."""
     writer, first = None, 0
     for index, (episode, arrays) in enumerate(zip(episodes, numbers, strict=True)):
@@ -160,18 +191,20 @@ def _write_frames(path: pathlib.Path, episodes: Sequence[dict], numbers: Sequenc
         subtask = np.empty(length, np.int64)
         for event in episode["events"]:
             subtask[event["start"] : event["end"]] = subtasks.index(event["caption"])
-        table = pa.table({
-            "observation.state": _fixed(arrays["state"]),
-            "action": _fixed(arrays["action"]),
-            "observation.intrinsics": _fixed(arrays["intrinsics"]),
-            "observation.extrinsics": _fixed(arrays["extrinsics"]),
-            "timestamp": pa.array((frame / CONTROL_HZ).astype(np.float32)),
-            "frame_index": frame,
-            "episode_index": np.full(length, index, np.int64),
-            "index": frame + first,
-            "task_index": np.full(length, tasks.index(episode["task"]), np.int64),
-            "subtask_index": subtask,
-        })
+        table = pa.table(
+            {
+                "observation.state": _fixed(arrays["state"]),
+                "action": _fixed(arrays["action"]),
+                "observation.intrinsics": _fixed(arrays["intrinsics"]),
+                "observation.extrinsics": _fixed(arrays["extrinsics"]),
+                "timestamp": pa.array((frame / CONTROL_HZ).astype(np.float32)),
+                "frame_index": frame,
+                "episode_index": np.full(length, index, np.int64),
+                "index": frame + first,
+                "task_index": np.full(length, tasks.index(episode["task"]), np.int64),
+                "subtask_index": subtask,
+            }
+        )
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table, row_group_size=length)
         first += length
@@ -186,16 +219,30 @@ def _episode_table(episodes: Sequence[dict], views: Sequence[str]) -> pa.Table:
     columns = {
         "episode_index": np.arange(len(episodes), dtype=np.int64),
         "tasks": pa.array([[episode["task"]] for episode in episodes], pa.list_(pa.string())),
-        "length": lengths, "data/chunk_index": zeros, "data/file_index": zeros,
-        "dataset_from_index": starts, "dataset_to_index": ends,
-        "meta/episodes/chunk_index": zeros, "meta/episodes/file_index": zeros,
+        "length": lengths,
+        "data/chunk_index": zeros,
+        "data/file_index": zeros,
+        "dataset_from_index": starts,
+        "dataset_to_index": ends,
+        "meta/episodes/chunk_index": zeros,
+        "meta/episodes/file_index": zeros,
     }
     for view in views:
         prefix = f"videos/{video_key(view)}"
-        columns |= {f"{prefix}/chunk_index": zeros, f"{prefix}/file_index": zeros,
-                    f"{prefix}/from_timestamp": starts / CONTROL_HZ, f"{prefix}/to_timestamp": ends / CONTROL_HZ}
-    for name, kind in (("start", pa.int32()), ("end", pa.int32()), ("caption", pa.string()), ("verb", pa.string()),
-                       ("object", pa.string()), ("recovery", pa.bool_())):
+        columns |= {
+            f"{prefix}/chunk_index": zeros,
+            f"{prefix}/file_index": zeros,
+            f"{prefix}/from_timestamp": starts / CONTROL_HZ,
+            f"{prefix}/to_timestamp": ends / CONTROL_HZ,
+        }
+    for name, kind in (
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("caption", pa.string()),
+        ("verb", pa.string()),
+        ("object", pa.string()),
+        ("recovery", pa.bool_()),
+    ):
         rows = [[event[name] for event in episode["events"]] for episode in episodes]
         columns[f"event_{name}"] = pa.array(rows, pa.list_(kind))
     for name, kind in (("split", pa.string()), ("seed", pa.int64()), ("program", pa.string())):
@@ -205,22 +252,36 @@ def _episode_table(episodes: Sequence[dict], views: Sequence[str]) -> pa.Table:
 
 def _describe(values: Float[np.ndarray, "T n"]) -> dict:
     values = values.astype(np.float64)
-    row = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0),
-           "q01": np.quantile(values, 0.01, axis=0), "q99": np.quantile(values, 0.99, axis=0)}
+    row = {
+        "min": values.min(0),
+        "max": values.max(0),
+        "mean": values.mean(0),
+        "std": values.std(0),
+        "q01": np.quantile(values, 0.01, axis=0),
+        "q99": np.quantile(values, 0.99, axis=0),
+    }
     return {name: value.tolist() for name, value in row.items()} | {"count": [len(values)]}
 
 
 def _statistics(episodes: Sequence[dict], numbers: Sequence[dict], views: Sequence[str]) -> dict:
-    result = {"observation.state": _describe(np.concatenate([arrays["state"] for arrays in numbers])),
-              "action": _describe(np.concatenate([arrays["action"] for arrays in numbers]))}
+    result = {
+        "observation.state": _describe(np.concatenate([arrays["state"] for arrays in numbers])),
+        "action": _describe(np.concatenate([arrays["action"] for arrays in numbers])),
+    }
     weights = np.array([episode["length"] for episode in episodes], np.float64)
     for index, view in enumerate(views):
-        moments = {name: np.array([episode[f"image_{name}"][index] for episode in episodes])
-                   for name in ("mean", "square", "min", "max")}
+        moments = {
+            name: np.array([episode[f"image_{name}"][index] for episode in episodes])
+            for name in ("mean", "square", "min", "max")
+        }
         mean = weights @ moments["mean"] / weights.sum()
         square = weights @ moments["square"] / weights.sum()
-        row = {"min": moments["min"].min(0), "max": moments["max"].max(0), "mean": mean,
-               "std": np.sqrt(np.maximum(square - mean**2, 0.0))}
+        row = {
+            "min": moments["min"].min(0),
+            "max": moments["max"].max(0),
+            "mean": mean,
+            "std": np.sqrt(np.maximum(square - mean**2, 0.0)),
+        }
         result[video_key(view)] = {name: value.reshape(3, 1, 1).tolist() for name, value in row.items()} | {
             "count": [int(weights.sum())]
         }
@@ -232,8 +293,16 @@ def _information(episodes: Sequence[dict], tasks: Sequence[str], views: Sequence
     frames = sum(episode["length"] for episode in episodes)
     camera = [f"{view}.{row}{column}" for view in views for row in range(3) for column in range(3)]
     pose = [f"{view}.{row}{column}" for view in views for row in range(4) for column in range(4)]
-    video = {"video.height": height, "video.width": width, "video.channels": 3, "video.codec": "h264",
-             "video.pix_fmt": "yuv420p", "video.fps": int(CONTROL_HZ), "video.is_depth_map": False, "has_audio": False}
+    video = {
+        "video.height": height,
+        "video.width": width,
+        "video.channels": 3,
+        "video.codec": "h264",
+        "video.pix_fmt": "yuv420p",
+        "video.fps": int(CONTROL_HZ),
+        "video.is_depth_map": False,
+        "has_audio": False,
+    }
     features = {
         "observation.state": {"dtype": "float32", "shape": [len(STATE_NAMES)], "names": list(STATE_NAMES)},
         "action": {"dtype": "float32", "shape": [len(STATE_NAMES)], "names": list(STATE_NAMES)},
@@ -241,16 +310,29 @@ def _information(episodes: Sequence[dict], tasks: Sequence[str], views: Sequence
         "observation.extrinsics": {"dtype": "float32", "shape": [len(pose)], "names": pose},
     }
     for view in views:
-        features[video_key(view)] = {"dtype": "video", "shape": [height, width, 3],
-                                     "names": ["height", "width", "channels"], "info": video}
+        features[video_key(view)] = {
+            "dtype": "video",
+            "shape": [height, width, 3],
+            "names": ["height", "width", "channels"],
+            "info": video,
+        }
     for name in ("timestamp", "frame_index", "episode_index", "index", "task_index", "subtask_index"):
         kind = "float32" if name == "timestamp" else "int64"
         features[name] = {"dtype": kind, "shape": [1], "names": None}
     return {
-        "codebase_version": "v3.0", "robot_type": "sawyer", "embodiment": embodiment,
-        "total_episodes": len(episodes), "total_frames": frames, "total_tasks": len(tasks), "chunks_size": 1000,
-        "data_files_size_in_mb": 100, "video_files_size_in_mb": 500, "fps": int(CONTROL_HZ),
-        "splits": {"train": f"0:{len(episodes)}"}, "data_path": DATA_PATH, "video_path": VIDEO_PATH,
+        "codebase_version": "v3.0",
+        "robot_type": "sawyer",
+        "embodiment": embodiment,
+        "total_episodes": len(episodes),
+        "total_frames": frames,
+        "total_tasks": len(tasks),
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 500,
+        "fps": int(CONTROL_HZ),
+        "splits": {"train": f"0:{len(episodes)}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH,
         "features": features,
     }
 

@@ -52,29 +52,57 @@ def _task_primitives(task: str) -> list[Primitive]:
     colour, _, target = task.partition(">")
     puck = f"{colour} puck"
     return [
-        Primitive("reach", puck), Primitive("grasp", puck), Primitive("lift", puck),
-        Primitive("move", puck, target), Primitive("place", puck, target), Primitive("release", puck),
+        Primitive("reach", puck),
+        Primitive("grasp", puck),
+        Primitive("lift", puck),
+        Primitive("move", puck, target),
+        Primitive("place", puck, target),
+        Primitive("release", puck),
         Primitive("retreat", puck),
     ]
 
 
 _LONG = (
-    ("tidy_red", "open the drawer, put the red puck in it, close it and press the button",
-     ("open", "red>drawer", "close", "press")),
-    ("tidy_blue", "press the button, open the drawer, put the blue puck in it and close it",
-     ("press", "open", "blue>drawer", "close")),
-    ("sort_red_first", "put the red puck on the mat, then open the drawer and put the blue puck in it",
-     ("red>mat", "open", "blue>drawer")),
-    ("sort_blue_first", "put the blue puck on the mat, open the drawer, put the red puck in it and close it",
-     ("blue>mat", "open", "red>drawer", "close")),
-    ("close_press_red", "close the drawer, press the button, put the red puck on the mat and open the drawer",
-     ("close", "press", "red>mat", "open")),
-    ("open_press_blue", "open the drawer, press the button, put the blue puck on the mat and close the drawer",
-     ("open", "press", "blue>mat", "close")),
-    ("clear_table", "put the blue puck in the open drawer, the red puck on the mat and close the drawer",
-     ("blue>drawer", "red>mat", "close")),
-    ("red_drawer_blue_mat", "put the red puck in the open drawer, press the button and put the blue puck on the mat",
-     ("red>drawer", "press", "blue>mat")),
+    (
+        "tidy_red",
+        "open the drawer, put the red puck in it, close it and press the button",
+        ("open", "red>drawer", "close", "press"),
+    ),
+    (
+        "tidy_blue",
+        "press the button, open the drawer, put the blue puck in it and close it",
+        ("press", "open", "blue>drawer", "close"),
+    ),
+    (
+        "sort_red_first",
+        "put the red puck on the mat, then open the drawer and put the blue puck in it",
+        ("red>mat", "open", "blue>drawer"),
+    ),
+    (
+        "sort_blue_first",
+        "put the blue puck on the mat, open the drawer, put the red puck in it and close it",
+        ("blue>mat", "open", "red>drawer", "close"),
+    ),
+    (
+        "close_press_red",
+        "close the drawer, press the button, put the red puck on the mat and open the drawer",
+        ("close", "press", "red>mat", "open"),
+    ),
+    (
+        "open_press_blue",
+        "open the drawer, press the button, put the blue puck on the mat and close the drawer",
+        ("open", "press", "blue>mat", "close"),
+    ),
+    (
+        "clear_table",
+        "put the blue puck in the open drawer, the red puck on the mat and close the drawer",
+        ("blue>drawer", "red>mat", "close"),
+    ),
+    (
+        "red_drawer_blue_mat",
+        "put the red puck in the open drawer, press the button and put the blue puck on the mat",
+        ("red>drawer", "press", "blue>mat"),
+    ),
 )
 
 _SHORT = (
@@ -104,36 +132,108 @@ def program(name: str) -> Program:
     return rows[name]
 
 
-_REACH = ("reach for the {o}", "move the gripper to the {o}", "go to the {o}", "approach the {o}",
-          "bring the hand near the {o}", "head over to the {o}")
+_REACH = (
+    "reach for the {o}",
+    "move the gripper to the {o}",
+    "go to the {o}",
+    "approach the {o}",
+    "bring the hand near the {o}",
+    "head over to the {o}",
+)
 _PARAPHRASES: dict[str, Sequence[str]] = {
     "reach": _REACH,
-    "grasp": ("grasp the {o}", "grab the {o}", "close the fingers on the {o}", "take hold of the {o}",
-              "grip the {o}", "go down and seize the {o}"),
-    "lift": ("lift the {o}", "raise the {o}", "pick the {o} up", "lift up the {o}", "hoist the {o}",
-             "raise the {o} off the surface"),
-    "release": ("release the {o}", "let go of the {o}", "open the fingers on the {o}", "drop the {o}",
-                "free the {o}", "open the gripper and leave the {o}"),
-    "retreat": ("retreat from the {o}", "back away from the {o}", "withdraw from the {o}", "leave the {o}",
-                "move the hand away from the {o}", "draw back from the {o}"),
-    "open": ("open the drawer", "pull the drawer open", "pull out the drawer", "draw the drawer out",
-             "slide the drawer open", "tug the drawer open"),
-    "close": ("close the drawer", "push the drawer shut", "shut the drawer", "push the drawer in",
-              "slide the drawer closed", "push the drawer closed"),
-    "press": ("press the button", "push the button", "push the button in", "hit the button",
-              "press the button down", "press on the button"),
+    "grasp": (
+        "grasp the {o}",
+        "grab the {o}",
+        "close the fingers on the {o}",
+        "take hold of the {o}",
+        "grip the {o}",
+        "go down and seize the {o}",
+    ),
+    "lift": (
+        "lift the {o}",
+        "raise the {o}",
+        "pick the {o} up",
+        "lift up the {o}",
+        "hoist the {o}",
+        "raise the {o} off the surface",
+    ),
+    "release": (
+        "release the {o}",
+        "let go of the {o}",
+        "open the fingers on the {o}",
+        "drop the {o}",
+        "free the {o}",
+        "open the gripper and leave the {o}",
+    ),
+    "retreat": (
+        "retreat from the {o}",
+        "back away from the {o}",
+        "withdraw from the {o}",
+        "leave the {o}",
+        "move the hand away from the {o}",
+        "draw back from the {o}",
+    ),
+    "open": (
+        "open the drawer",
+        "pull the drawer open",
+        "pull out the drawer",
+        "draw the drawer out",
+        "slide the drawer open",
+        "tug the drawer open",
+    ),
+    "close": (
+        "close the drawer",
+        "push the drawer shut",
+        "shut the drawer",
+        "push the drawer in",
+        "slide the drawer closed",
+        "push the drawer closed",
+    ),
+    "press": (
+        "press the button",
+        "push the button",
+        "push the button in",
+        "hit the button",
+        "press the button down",
+        "press on the button",
+    ),
 }
 _MOVE = {
-    "mat": ("carry the {o} over to the mat", "move the {o} to the mat", "bring the {o} above the mat",
-            "take the {o} across to the mat", "transport the {o} to the mat", "move the {o} over the mat"),
-    "drawer": ("carry the {o} over to the drawer", "move the {o} to the drawer", "bring the {o} above the drawer",
-               "take the {o} across to the drawer", "transport the {o} to the drawer", "move the {o} over the drawer"),
+    "mat": (
+        "carry the {o} over to the mat",
+        "move the {o} to the mat",
+        "bring the {o} above the mat",
+        "take the {o} across to the mat",
+        "transport the {o} to the mat",
+        "move the {o} over the mat",
+    ),
+    "drawer": (
+        "carry the {o} over to the drawer",
+        "move the {o} to the drawer",
+        "bring the {o} above the drawer",
+        "take the {o} across to the drawer",
+        "transport the {o} to the drawer",
+        "move the {o} over the drawer",
+    ),
 }
 _PLACE = {
-    "mat": ("place the {o} on the mat", "put the {o} down on the mat", "lower the {o} onto the mat",
-            "set the {o} on the mat", "lay the {o} on the mat", "put the {o} on the mat"),
-    "drawer": ("place the {o} in the drawer", "put the {o} down in the drawer", "lower the {o} into the drawer",
-               "set the {o} in the drawer", "lay the {o} inside the drawer", "put the {o} in the drawer"),
+    "mat": (
+        "place the {o} on the mat",
+        "put the {o} down on the mat",
+        "lower the {o} onto the mat",
+        "set the {o} on the mat",
+        "lay the {o} on the mat",
+        "put the {o} on the mat",
+    ),
+    "drawer": (
+        "place the {o} in the drawer",
+        "put the {o} down in the drawer",
+        "lower the {o} into the drawer",
+        "set the {o} in the drawer",
+        "lay the {o} inside the drawer",
+        "put the {o} in the drawer",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Records plans of episodes into LeRobot v3.0 datasets, with several processes, and goes on where a killed run stopped.
 
-    python -m wallwm_jax.simulate.recorder --plan sample --output data_specs/sample
+python -m wallwm_jax.simulate.recorder --plan sample --output data_specs/sample
 """
 
 import argparse
@@ -54,20 +54,26 @@ def tabletop_plan(episodes: int = 200) -> list[PlannedEpisode]:
 def _plan(programs: Sequence, count: int, held_out: int, first_seed: int) -> list[PlannedEpisode]:
     """Programs in turn; the last `held_out` seeds are the held-out split."""
     return [
-        PlannedEpisode(first_seed + index, programs[index % len(programs)].name,
-                       "heldout" if index >= count - held_out else "train")
+        PlannedEpisode(
+            first_seed + index,
+            programs[index % len(programs)].name,
+            "heldout" if index >= count - held_out else "train",
+        )
         for index in range(count)
     ]
 
 
 def stock_plan(episodes_per_task: int = 2) -> list[PlannedEpisode]:
     """Meta-World's 50 tasks with their own experts, for breadth; nothing is held out."""
-    return [PlannedEpisode(seed, f"stock/{task}", "train") for task in sorted(CAPTIONS)
-            for seed in range(episodes_per_task)]
+    return [
+        PlannedEpisode(seed, f"stock/{task}", "train") for task in sorted(CAPTIONS) for seed in range(episodes_per_task)
+    ]
 
 
 PLANS: dict[str, Callable[[], list[PlannedEpisode]]] = {
-    "sample": sample_plan, "tabletop": tabletop_plan, "stock": stock_plan,
+    "sample": sample_plan,
+    "tabletop": tabletop_plan,
+    "stock": stock_plan,
 }
 
 
@@ -166,8 +172,9 @@ def _finish(staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathl
     lerobot_writer.assemble(kept, output, embodiment="tabletop")
     metadata = [json.loads((folder / "episode.json").read_text()) for folder in kept]
     shutil.rmtree(staging)
-    return RecordingReport(output, len(kept), sum(row["length"] for row in metadata),
-                           sum(len(row["events"]) for row in metadata), rejected)
+    return RecordingReport(
+        output, len(kept), sum(row["length"] for row in metadata), sum(len(row["events"]) for row in metadata), rejected
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -177,10 +184,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     values = parser.parse_args(arguments)
-    report = record(values.output, PLANS[values.plan](), values.workers,
-                    lambda done, total: print(f"\r{done}/{total} episodes", end="", flush=True))
-    print(f"\n{report.output}: {report.episodes} episodes, {report.events} events, {report.frames} frames, "
-          f"{len(report.rejected)} seeds rejected")
+    report = record(
+        values.output,
+        PLANS[values.plan](),
+        values.workers,
+        lambda done, total: print(f"\r{done}/{total} episodes", end="", flush=True),
+    )
+    print(
+        f"\n{report.output}: {report.episodes} episodes, {report.events} events, {report.frames} frames, "
+        f"{len(report.rejected)} seeds rejected"
+    )
     for line in report.rejected:
         print(f"rejected: {line}")
 

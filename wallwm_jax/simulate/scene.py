@@ -70,8 +70,9 @@ def sample_layout(generator: np.random.Generator, drawer_opening: float) -> Layo
             if _is_free(point, drawer, button) and all(np.linalg.norm(point - other) > 0.12 for other in points):
                 points.append(point)
             if len(points) == 3:
-                arm = np.array([generator.uniform(-0.18, 0.18), generator.uniform(0.45, 0.66),
-                                generator.uniform(0.17, 0.32)])
+                arm = np.array(
+                    [generator.uniform(-0.18, 0.18), generator.uniform(0.45, 0.66), generator.uniform(0.17, 0.32)]
+                )
                 gripper = float(generator.choice([0.0, 1.0]))
                 return Layout(drawer, drawer_opening, button, points[0], points[1], points[2], arm, gripper)
 
@@ -96,8 +97,15 @@ def scene_xml() -> str:
     names = ("xyz_base_dependencies", "drawer_dependencies", "buttonbox_dependencies")
     for path in (assets / "scene" / "basic_scene.xml", *(parts / f"{name}.xml" for name in names)):
         root.extend(ElementTree.parse(path).getroot())
-    ElementTree.SubElement(root, "compiler", angle="radian", inertiafromgeom="auto", inertiagrouprange="4 5",
-                           meshdir=folder, texturedir=folder)
+    ElementTree.SubElement(
+        root,
+        "compiler",
+        angle="radian",
+        inertiafromgeom="auto",
+        inertiagrouprange="4 5",
+        meshdir=folder,
+        texturedir=folder,
+    )
     world = ElementTree.SubElement(root, "worldbody")
     arm = ElementTree.parse(parts / "xyz_base.xml").getroot()
     for site in arm.iter("site"):
@@ -108,11 +116,13 @@ def scene_xml() -> str:
     world.extend(_loose_objects())
     _flatten_materials(root)
     _drop_unseen(root)
-    root.extend(ElementTree.fromstring(
-        '<x><actuator><position ctrllimited="true" ctrlrange="-1 1" joint="r_close" kp="400"/>'
-        '<position ctrllimited="true" ctrlrange="-1 1" joint="l_close" kp="400"/></actuator>'
-        '<equality><weld body1="mocap" body2="hand" solref="0.02 1"/></equality></x>'
-    ))
+    root.extend(
+        ElementTree.fromstring(
+            '<x><actuator><position ctrllimited="true" ctrlrange="-1 1" joint="r_close" kp="400"/>'
+            '<position ctrllimited="true" ctrlrange="-1 1" joint="l_close" kp="400"/></actuator>'
+            '<equality><weld body1="mocap" body2="hand" solref="0.02 1"/></equality></x>'
+        )
+    )
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -130,8 +140,9 @@ def _drawer(source: ElementTree.Element) -> ElementTree.Element:
                 geom.set("size", "0.009 0.04")
     for x in (-0.05, 0.05):
         link = next(item for item in body.iter("body") if item.get("name") == "drawer_link")
-        ElementTree.SubElement(link, "geom", type="box", material="drawer_white", pos=f"{x} -0.105 0",
-                               size="0.007 0.025 0.007")
+        ElementTree.SubElement(
+            link, "geom", type="box", material="drawer_white", pos=f"{x} -0.105 0", size="0.007 0.025 0.007"
+        )
     return body
 
 
