@@ -64,6 +64,16 @@ def test_kept_bands_are_an_orthogonal_projection():
     assert np.linalg.norm(x - px) > 0.1 * np.linalg.norm(x)
 
 
+def test_kept_bands_are_the_first_of_the_full_codec():
+    """Fewer bands are a prefix of all bands, in time and in space, for every colour."""
+    groups = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)).astype("f")
+    full = np.asarray(FULL.encode_groups(groups)).reshape(3, 2, 2, 3, 4, 16)
+    for kept_temporal, kept_spatial in ((1, 1), (2, 4), (3, 5), (4, 3)):
+        codec = HaarCodec(spatial_levels=2, kept_spatial=kept_spatial, kept_temporal=kept_temporal, gain=4.0)
+        few = np.asarray(codec.encode_groups(groups)).reshape(3, 2, 2, 3, kept_temporal, kept_spatial)
+        np.testing.assert_allclose(few, full[..., :kept_temporal, :kept_spatial], atol=1e-4)
+
+
 def test_still_smooth_frames_survive_the_lossy_codec():
     """A still frame that is constant on 2 x 2 blocks lies in the kept bands."""
     still = np.kron(np.random.default_rng(0).uniform(-1, 1, (1, 1, 4, 6, 3)), np.ones((1, 9, 2, 2, 1))).astype("f")

@@ -98,6 +98,15 @@ class HaarCodec:
     def channels(self) -> int:
         return 3 * (self.kept_spatial or 4**self.spatial_levels) * (self.kept_temporal or self.group)
 
+    def _blocks(self) -> tuple[int, int]:
+        """Sides, in frames and pixels, of the largest blocks on which all kept bands are constant."""
+        frames, pixels = 1, 1
+        while (self.kept_temporal or self.group) <= self.group // (2 * frames):
+            frames *= 2
+        while (self.kept_spatial or 4**self.spatial_levels) <= 4**self.spatial_levels // (2 * pixels) ** 2:
+            pixels *= 2
+        return frames, pixels
+
     def _matrices(self) -> tuple[np.ndarray, np.ndarray]:
         """Analysis and synthesis `[R * pixels, bands]`; their product over the bands is the projection."""
         spatial, detail = haar_basis_2d(self.spatial_levels)
@@ -114,9 +123,16 @@ class HaarCodec:
         side = self.spatial_compression
         if group != self.group or height % side or width % side:
             raise InputError("frames", f"groups {frames.shape[-4:]}", f"{self.group} frames, sides divisible by {side}")
-        cells = frames.reshape(-1, group, height // side, side, width // side, side, colours)
-        cells = cells.transpose(0, 2, 4, 6, 1, 3, 5).reshape(-1, group * side * side)
-        latents = cells @ self._matrices()[0]
+        # Rows of the kept bands are constant on blocks: summing the blocks first leaves less to transpose and multiply.
+        frame_block, pixel_block = self._blocks()
+        for axis, block in ((-4, frame_block), (-3, pixel_block), (-2, pixel_block)):
+            frames = _block_sums(frames, axis, block)
+        group, inner = group // frame_block, side // pixel_block
+        cells = frames.reshape(-1, group, height // side, inner, width // side, inner, colours)
+        cells = cells.transpose(0, 2, 4, 6, 1, 3, 5).reshape(-1, group * inner * inner)
+        analysis = self._matrices()[0].reshape(self.group, side, side, -1)
+        analysis = analysis[::frame_block, ::pixel_block, ::pixel_block]
+        latents = cells @ analysis.reshape(group * inner * inner, -1)
         return latents.reshape(*batch, height // side, width // side, self.channels)
 
     def decode_groups(self, latents: Float[Array, "*batch h w C"]) -> Float[Array, "*batch R H W 3"]:
@@ -145,3 +161,9 @@ class HaarCodec:
         frames = groups.reshape(*shape[:time], -1, *shape[time + 2 :])
         first, rest = jnp.split(frames, [self.group], time)
         return jnp.concatenate([jnp.mean(first, time, keepdims=True), rest], time)
+
+
+def _block_sums(values: Array, axis: int, block: int) -> Array:
+    """Sums of `block` neighbours along a negative `axis`; a sum of slices fuses with what comes before."""
+    after = (slice(None),) * (-axis - 1)
+    return sum(values[(..., slice(i, None, block), *after)] for i in range(block))
