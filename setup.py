@@ -26,7 +26,7 @@ CORE = [
 SIM = ["metaworld==3.1.1", "gymnasium>=1.0", "packaging>=24", "mujoco>=3.3.0,<3.4"]
 VIZ = ["matplotlib>=3.9"]
 TENSORBOARD = ["tensorboardX>=2.6"]
-DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.19", "ruff>=0.14,<0.16", "pre-commit>=4"]
+DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.19", "ruff>=0.17,<0.18", "pre-commit>=4"]
 
 setuptools.setup(
     name="wallwm_jax",

@@ -1,9 +1,8 @@
 """Records plans of episodes into LeRobot v3.0 datasets, with several processes, and goes on where a killed run stopped.
 
-python -m wallwm_jax.simulate.recorder --plan sample --output data_specs/sample
+wallwm record --plan sample --output data_specs/sample
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import functools
@@ -175,31 +174,3 @@ def _finish(staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathl
     return RecordingReport(
         output, len(kept), sum(row["length"] for row in metadata), sum(len(row["events"]) for row in metadata), rejected
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Record a tabletop dataset (LeRobot v3.0).")
-    parser.add_argument("--plan", choices=sorted(PLANS), required=True)
-    parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    values = parser.parse_args(arguments)
-    report = record(
-        values.output,
-        PLANS[values.plan](),
-        values.workers,
-        lambda done, total: print(f"\r{done}/{total} episodes", end="", flush=True),
-    )
-    print(
-        f"\n{report.output}: {report.episodes} episodes, {report.events} events, {report.frames} frames, "
-        f"{len(report.rejected)} seeds rejected"
-    )
-    for line in report.rejected:
-        print(f"rejected: {line}")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
