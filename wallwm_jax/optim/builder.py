@@ -40,6 +40,7 @@ class OptimizerSettings:
             raise InputError("optimizer", repr(self.optimizer), f"one of {OPTIMIZERS}")
         if self.clip <= 0:
             raise InputError("clip", self.clip, "a positive gradient norm")
+        self.schedule_of(self.learning_rate)  # a schedule that cannot be made is refused here, before anything is read
 
     def schedule_of(self, peak: float) -> Schedule:
         """The run's schedule with this peak."""
