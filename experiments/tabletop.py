@@ -45,13 +45,13 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     # with 1 / t^2, would drown what has to be learned at large t.
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
-    config.stages.video.steps = 345 if demo else 3000
+    config.stages.video.steps = 345 if demo else 2600
     config.stages.video.learning_rate = 1e-2
     config.stages.video.adamw_learning_rate = 4e-3
-    config.stages.video.objective.time_shift = 1.5
+    config.stages.video.objective.time_shift = 1.5 if demo else 2.0
     config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
-    config.stages.action.steps = 380 if demo else 3500
+    config.stages.action.steps = 380 if demo else 3000
     config.stages.action.learning_rate = 5e-3
     config.stages.action.adamw_learning_rate = 3e-3
     config.stages.action.objective.regressed = "clean"

@@ -1,11 +1,15 @@
 """Test programs are tiny and compiling them is nearly all the cost: the CPU backend's optimiser is off, and what one
-test compiled the others find in a cache that all worker processes of a run share."""
+test compiled the others find in a cache that all worker processes of a run share. Every call of the package is checked
+against its annotations, shapes included."""
 
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("wallwm_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
 @pytest.fixture(scope="session", autouse=True)

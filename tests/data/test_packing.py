@@ -212,7 +212,7 @@ def test_length_buckets(curated):
     assert batch.frames.shape[1] == 6 and batch.actions.shape[1] == 40
     longest = rows[np.argmax(curated.index.columns["length"][rows])]
     with pytest.raises(InputError, match="row_frames"):
-        event_batch(curated, [longest], SETTINGS, row_frames=2)
+        event_batch(curated, [int(longest)], SETTINGS, row_frames=2)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ class Micro:
         return self.model.apply({"params": params}, batch, *inputs)
 
     def apply(self, params: Any, *inputs: Any, method: Any) -> Any:
+        inputs = jax.tree.map(lambda part: jnp.asarray(part) if isinstance(part, np.ndarray) else part, inputs)
         return self.model.apply({"params": params}, *inputs, method=method)
 
     def video(self, params: Any, batch: EventBatch, noises: dict[str, Any], sight_cones: bool = False) -> Any:

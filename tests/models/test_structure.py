@@ -53,7 +53,7 @@ def test_heads_start_at_zero(micro, inputs, samples, helpers):
 
 def test_scan_equals_a_loop(micro, inputs):
     """The scanned stack is its block applied layer by layer to the unstacked parameters (1e-5)."""
-    batch, noises = inputs
+    batch, noises = jax.tree.map(jnp.asarray, inputs)
     model, params = micro.model, micro.params
 
     def tokens_and_contexts(module):
@@ -125,7 +125,7 @@ def test_sight_cones_act_in_training_only_where_cameras_are_known(micro, inputs,
 def test_frames_survive_the_latents(micro):
     """decode(encode) of frames that lie in the kept bands is the identity, in 0..255, with axes in their places."""
     small = np.random.default_rng(0).integers(0, 256, (1, 2, 1, 2, 8, 8, 3), dtype=np.uint8)
-    frames = np.kron(small, np.ones((1, 1, 4, 1, 2, 2, 1), np.uint8))
+    frames = jnp.asarray(np.kron(small, np.ones((1, 1, 4, 1, 2, 2, 1), np.uint8)))
     latents = micro.apply(micro.fresh, frames, method="encode_frames")
     np.testing.assert_allclose(micro.apply(micro.fresh, latents, method="decode_frames"), frames, atol=0.05)
 
@@ -141,7 +141,7 @@ class Joint(nn.Module):
 
 def test_runs_as_an_nnx_module(micro, inputs):
     """`flax.nnx.bridge.ToNNX` wraps the model: same outputs, and parameters that keep their declaration."""
-    batch, noises = inputs
+    batch, noises = jax.tree.map(jnp.asarray, inputs)
     given = (noises["noisy_video"], noises["noisy_action"], noises["video_time"], noises["action_time"])
 
     def bridge():

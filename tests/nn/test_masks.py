@@ -69,7 +69,7 @@ def test_unknown_cameras_are_never_masked():
     """A camera without calibration (zeros) keeps all its pairs, and no number turns into NaN."""
     unknown = (np.zeros((3, 3)), np.zeros((4, 4)))
     assert _visible([FRONT, unknown], [True, False]).all()
-    cones = sight_cones.patch_cones(*(part.astype("f") for part in unknown), GRID, PATCH)
+    cones = sight_cones.patch_cones(*(jnp.asarray(part, "f") for part in unknown), GRID, PATCH)
     assert all(np.isfinite(part).all() for part in cones)
 
 
@@ -88,15 +88,15 @@ def test_cones_enclose_their_patch():
 
 def test_attention_stays_in_the_event_and_on_what_is_real():
     """Keys of another event, padding and absent views are blocked in all three masks."""
-    ids = np.array([[1, 1, 2, 0]])
-    real = np.array([[[True, True], [True, False], [True, True], [False, False]]])
+    ids = jnp.array([[1, 1, 2, 0]])
+    real = jnp.array([[[True, True], [True, False], [True, True], [False, False]]])
     within = np.asarray(masks.within_view_mask(ids, real, 1).bias[:, 0]) == 0
     np.testing.assert_array_equal(within[0], np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool))
     np.testing.assert_array_equal(within[1, 0], [True, False, False, False])
     across = masks.cross_view_mask(real, 1)
     np.testing.assert_array_equal(np.asarray(across.bias[1, 0]) == 0, [[True, False], [True, False]])
     assert not np.asarray(across.rows[3]).any()
-    coupling = masks.coupling_mask(np.array([[2, 0]]), ids, real, 1)
+    coupling = masks.coupling_mask(jnp.array([[2, 0]]), ids, real, 1)
     np.testing.assert_array_equal(np.asarray(coupling.bias[0, 0, 0]) == 0, [0, 0, 0, 0, 1, 1, 0, 0])
     np.testing.assert_array_equal(np.asarray(coupling.rows[0, :, 0, 0]), [True, False])
 
@@ -104,10 +104,10 @@ def test_attention_stays_in_the_event_and_on_what_is_real():
 def test_masked_keys_have_exactly_no_influence():
     """Output and gradients ignore masked keys bit for bit; a query without keys returns zeros, not NaN."""
     rng = np.random.default_rng(0)
-    q, k, v = rng.normal(size=(3, 1, 4, 2, 6)).astype("f")
-    mask = attention_mask(np.array([[[1, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1]]], bool))
+    q, k, v = jnp.asarray(rng.normal(size=(3, 1, 4, 2, 6)), "f")
+    mask = attention_mask(jnp.array([[[1, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1]]], bool))
     blocked = np.array([False, False, True, False])[None, :, None, None]
-    k2, v2 = (np.where(blocked, 1e6, x).astype("f") for x in (k, v))
+    k2, v2 = (jnp.where(blocked, 1e6, x) for x in (k, v))
 
     def total(k, v):
         mixed = attend(q, k, v, mask)

@@ -27,7 +27,7 @@ def test_scores_depend_on_relative_positions_only(start, step, seed):
     """Shifting every frame index, or both tokens' row or column, leaves the score as it was (1e-4: fp32 angles)."""
     rng = np.random.default_rng(seed)
     query, key = rng.normal(size=(2, 2 * PAIRS)).astype("f")
-    frames = np.array([0, step])
+    frames = jnp.array([0, step])
     here, later = _scores(query, key, frames), _scores(query, key, frames + start)
     np.testing.assert_allclose(here, later, atol=1e-3)
     grid = np.asarray(here).reshape(2, 3, 4, 2, 3, 4)
@@ -37,8 +37,8 @@ def test_scores_depend_on_relative_positions_only(start, step, seed):
 
 def test_rotation_keeps_lengths():
     """A rotation changes no norm, and position 0 changes nothing at all."""
-    x = np.random.default_rng(0).normal(size=(1, 24, 2, 2 * PAIRS)).astype("f")
-    turn = positions.rotation(positions.within_view_angles(np.array([[0, 7]]), 3, 4, PAIRS).reshape(1, 24, PAIRS))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 24, 2, 2 * PAIRS)), "f")
+    turn = positions.rotation(positions.within_view_angles(jnp.array([[0, 7]]), 3, 4, PAIRS).reshape(1, 24, PAIRS))
     turned = positions.rotate(x, turn)
     np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5)
     np.testing.assert_array_equal(turned[:, 0], x[:, 0])
@@ -49,7 +49,7 @@ def test_camera_bank_tells_views_apart():
     shares = positions.split_pairs(PAIRS, 4)
     assert sum(shares) == PAIRS and positions.view_rotation_size(PAIRS) == shares[3]
     views = np.random.default_rng(0).normal(size=(2, shares[3])).astype("f")
-    angles = np.asarray(positions.cross_view_angles(np.array([[0, 3]]), 2, 2, views, PAIRS))
+    angles = np.asarray(positions.cross_view_angles(jnp.array([[0, 3]]), 2, 2, jnp.asarray(views), PAIRS))
     assert angles.shape == (1, 2, 2, 4, PAIRS)
     np.testing.assert_array_equal(angles[:, :, 0, :, : -shares[3]], angles[:, :, 1, :, : -shares[3]])
     np.testing.assert_array_equal(angles[0, 1, :, 3, -shares[3] :], views)

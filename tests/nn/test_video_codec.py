@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,7 +67,7 @@ def test_kept_bands_are_an_orthogonal_projection():
 
 def test_kept_bands_are_the_first_of_the_full_codec():
     """Fewer bands are a prefix of all bands, in time and in space, for every colour."""
-    groups = np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)).astype("f")
+    groups = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 8, 8, 3)), "f")
     full = np.asarray(FULL.encode_groups(groups)).reshape(3, 2, 2, 3, 4, 16)
     for kept_temporal, kept_spatial in ((1, 1), (2, 4), (3, 5), (4, 3)):
         codec = HaarCodec(spatial_levels=2, kept_spatial=kept_spatial, kept_temporal=kept_temporal, gain=4.0)
@@ -84,6 +85,6 @@ def test_still_smooth_frames_survive_the_lossy_codec():
 def test_wrong_shapes_are_refused(shape, field):
     """A frame count that is not 1 + 4N, or a side the codec does not divide, names the frames."""
     with pytest.raises(InputError, match=field):
-        FULL.encode(np.zeros(shape, "f"))
+        FULL.encode(jnp.zeros(shape))
     with pytest.raises(InputError, match="kept_spatial"):
         HaarCodec(spatial_levels=2, kept_spatial=17)

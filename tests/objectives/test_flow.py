@@ -28,7 +28,7 @@ def test_anchor_is_step_45_of_50_from_pure_noise():
 def test_path_target_and_clean_end_agree(time, shift):
     """d z_t / d t is the target, z_t - t v is the data, the shift keeps [0, 1] and its ends."""
     generator = np.random.default_rng(0)
-    clean, noise = generator.normal(size=(2, 5))
+    clean, noise = jnp.asarray(generator.normal(size=(2, 5)))
     noisy, target = flow.interpolate(clean, noise, time), flow.velocity(clean, noise)
     np.testing.assert_allclose(flow.interpolate(clean, noise, time + 0.5) - noisy, 0.5 * target, atol=1e-6)
     np.testing.assert_allclose(flow.clean_from_velocity(noisy, target, time), clean, atol=1e-6)
@@ -39,7 +39,7 @@ def test_path_target_and_clean_end_agree(time, shift):
 def test_clean_weight_makes_it_the_error_of_the_clean_end():
     """w(t) |v' - v|^2 = |z_0' - z_0|^2 for "clean"."""
     generator = np.random.default_rng(1)
-    noisy, right, wrong = generator.normal(size=(3, 7))
+    noisy, right, wrong = jnp.asarray(generator.normal(size=(3, 7)))
     ends = [flow.clean_from_velocity(noisy, value, 0.3) for value in (right, wrong)]
     found = flow.weight(jnp.float32(0.3), "clean") * (right - wrong) ** 2
     np.testing.assert_allclose(found, (ends[0] - ends[1]) ** 2, rtol=1e-5)
@@ -81,7 +81,7 @@ def test_packed_cosine_transform_is_each_events_own(lengths, seed):
     ids = np.concatenate([np.full(n, i + 1) for i, n in enumerate(lengths)] + [np.zeros(padding, int)])[None]
     positions = np.concatenate([np.arange(n) for n in lengths] + [np.zeros(padding, int)])[None]
     values = np.random.default_rng(seed).normal(size=ids.shape)
-    basis, decay = cosine_transform.packed_basis(ids, positions, ids > 0)
+    basis, decay = cosine_transform.packed_basis(*map(jnp.asarray, (ids, positions, ids > 0)))
     found, start = np.einsum("bjk,bk->bj", basis, values)[0], 0
     for n in lengths:
         own = values[0, start : start + n]

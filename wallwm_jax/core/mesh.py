@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wallwm_jax.core.axes import Declaration
 from wallwm_jax.core.errors import InputError
@@ -70,14 +70,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(rows: int, mesh: Mesh) -> None:
+def check_batch(rows: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises InputError unless the global batch divides over the mesh."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % shards:
         raise InputError("config.data.rows", rows, f"a multiple of {shards} (mesh axes {dict(mesh.shape)})")
 
 
-def parameter_spec(declaration: Declaration, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def parameter_spec(declaration: Declaration, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The partition of one parameter: each mesh axis is used at most once, by the first logical axis that names it."""
     rules, used, entries = dict(RULES), set(), []
     for axis, size in zip(declaration.axes, shape, strict=True):

@@ -84,7 +84,7 @@ class CuratedDataset:
         return cls(root, index, statistics, embodiment, report, numbers)
 
     def __reduce__(self):
-        return CuratedDataset.open, (self.root,)
+        return _reopen, (self.root,)
 
     @property
     def episodes(self) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ class CuratedDataset:
         """Pixels of synthetic black at the top, bottom, left and right of every view, int [V, 4]."""
         return self._numbers["borders"][self._position[episode]]
 
-    def caption_tokens(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def caption_tokens(self, row: int | np.integer, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask [L] of an event's caption, encoded once."""
         key = (int(row), length)
         if key not in self._tokens:
@@ -147,3 +147,8 @@ class CuratedDataset:
         if episode not in self._position:
             raise InputError(f"{self.root}: episode", episode, f"one of {len(self._position)} curated episodes")
         return self._slices[self._position[episode]]
+
+
+def _reopen(root: pathlib.Path) -> CuratedDataset:
+    """A function of the module, which workers find by its name; a class method would be pickled by value."""
+    return CuratedDataset.open(root)

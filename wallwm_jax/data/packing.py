@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.data.curated import CuratedDataset
@@ -82,7 +83,10 @@ def pack(curated: CuratedDataset, rows: Sequence[Sequence[Window]], settings: Lo
 
 
 def event_batch(
-    curated: CuratedDataset, rows: Sequence[int], settings: LoaderSettings, row_frames: int | None = None
+    curated: CuratedDataset,
+    rows: Sequence[int] | Int[np.ndarray, "N"],
+    settings: LoaderSettings,
+    row_frames: int | None = None,
 ) -> EventBatch:
     """One whole event a row (S = 1), anchored at its start: for evaluation.
 

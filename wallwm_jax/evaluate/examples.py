@@ -87,7 +87,7 @@ def _arm(poses: Float[np.ndarray, "A 26"]) -> Float[np.ndarray, "A 4"]:
     return np.concatenate([arm[:, POSITION], arm[:, GRIPPER]], axis=1)
 
 
-def end_points(result: OpenLoop) -> dict[str, Float[np.ndarray, "n 2 3"]]:
+def end_points(result: OpenLoop) -> dict[str, Float[np.ndarray, "_ 2 3"]]:
     """For each moving verb: true and predicted displacement of the arm from the anchor at the event's end, metres."""
     points = {}
     for verb, places in by_verb(result.events).items():

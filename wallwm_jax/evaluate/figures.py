@@ -133,7 +133,7 @@ def _trajectory(axes, example: TrajectoryExample) -> None:
     axes.set(xlabel="s", ylabel="cm from anchor")
 
 
-def end_points(displacements: Mapping[str, Float[np.ndarray, "n 2 3"]]) -> bytes:
+def end_points(displacements: Mapping[str, Float[np.ndarray, "_ 2 3"]]) -> bytes:
     """Predicted against true end displacement of every event, a panel a verb; on the diagonal is right."""
     with matplotlib.rc_context(STYLE):
         figure, panels = _panels(len(displacements), 4, (2.6, 2.6))
@@ -174,7 +174,7 @@ def lengths(result: LengthResult) -> bytes:
         return _png(figure)
 
 
-def strip(rows: Sequence[UInt8[np.ndarray, "n H W 3"]], quality: int = 88) -> bytes:
+def strip(rows: Sequence[UInt8[np.ndarray, "_ H W 3"]], quality: int = 88) -> bytes:
     """Rows of frames as one JPEG at their native resolution."""
     stream = io.BytesIO()
     Image.fromarray(_mosaic(rows)).save(stream, format="JPEG", quality=quality, subsampling=0)
@@ -194,7 +194,7 @@ def motion(
     return stream.getvalue()
 
 
-def _mosaic(rows: Sequence[UInt8[np.ndarray, "n H W 3"]], gap: int = 2) -> UInt8[np.ndarray, "height width 3"]:
+def _mosaic(rows: Sequence[UInt8[np.ndarray, "_ H W 3"]], gap: int = 2) -> UInt8[np.ndarray, "height width 3"]:
     """Rows of images with white gaps between them."""
     padded = [np.pad(row, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255) for row in rows]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in padded], axis=0)[:-gap, :-gap]

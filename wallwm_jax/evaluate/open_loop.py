@@ -25,7 +25,7 @@ class OpenLoop:
     """Given the event's true length; frames for `dreamt` events only."""
     dreamt: Sequence[int]
     durations: Float[np.ndarray, "n"]
-    means: Sequence[Float[np.ndarray, "A 26"] | None]
+    means: Sequence[Float[np.ndarray, "_ 26"] | None]
     errors: Sequence[Mapping[str, TrajectoryError]]
     """By "ours", "hold" and, where training knew the verb, "mean"."""
 

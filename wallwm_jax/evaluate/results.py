@@ -124,7 +124,7 @@ class Evaluation:
     video: VideoQuality | None
     filmstrips: Sequence[Filmstrip]
     trajectories: Sequence[TrajectoryExample]
-    end_points: Mapping[str, Float[np.ndarray, "n 2 3"]]
+    end_points: Mapping[str, Float[np.ndarray, "_ 2 3"]]
     """For each moving verb: true and predicted end displacement from the anchor of every event, metres."""
     closed_loop: ClosedLoopResult | None
     curves: Sequence[Curve]

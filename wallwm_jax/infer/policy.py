@@ -18,7 +18,7 @@ class EventPolicy:
 
     def plan(
         self, observations: Sequence[Observation], captions: Sequence[str], turn: int
-    ) -> list[Float[ndarray, "A n"]]:
+    ) -> list[Float[ndarray, "_ n"]]:
         """Commands of one event for each robot, in the order of the embodiment's action entries; `turn` names the
         noise, so that a repeated turn repeats its plan."""
         key = substream(self._key, turn)

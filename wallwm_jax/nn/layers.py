@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from wallwm_jax.core.axes import declare
 from wallwm_jax.nn.parameters import Initializer, ones, parameter, zeros
@@ -148,7 +148,7 @@ class GatedFeedForward(nn.Module):
         return Linear(f"mlp -> {self.axis}", self.sizes, bias=None, dtype=self.dtype, name="down")(gate * up)
 
 
-def gather_segments(values: Float[Array, "B S *rest"], segment_ids: Int[Array, "B N"]) -> Float[Array, "B N *rest"]:
+def gather_segments(values: Shaped[Array, "B S *rest"], segment_ids: Int[Array, "B N"]) -> Shaped[Array, "B N *rest"]:
     """Each slot's own segment's value (ids from 1); zeros where the id is 0."""
     padded = jnp.concatenate([jnp.zeros_like(values[:, :1]), values], 1)
     return jax.vmap(lambda row, ids: row[ids])(padded, segment_ids)

@@ -12,27 +12,28 @@ from wallwm_jax.core.errors import InputError
 TIME_SAMPLINGS = ("uniform", "logit_normal")
 REGRESSED = ("velocity", "clean")
 
+Times = Float[Array, "..."] | float
+"""Times in [0, 1], which broadcast against what moves with them."""
 
-def interpolate(
-    clean: Float[Array, "*shape"], noise: Float[Array, "*shape"], time: Float[Array, "..."]
-) -> Float[Array, "*shape"]:
+
+def interpolate(clean: Float[Array, "*#shape"], noise: Float[Array, "*#shape"], time: Times) -> Float[Array, "..."]:
     """The point at `time` of the path from data to noise; `time` broadcasts against both."""
     return (1 - time) * clean + time * noise
 
 
-def velocity(clean: Float[Array, "*shape"], noise: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def velocity(clean: Float[Array, "*#shape"], noise: Float[Array, "*#shape"]) -> Float[Array, "..."]:
     """The path's constant derivative in t, which the network regresses."""
     return noise - clean
 
 
 def clean_from_velocity(
-    noisy: Float[Array, "*shape"], predicted: Float[Array, "*shape"], time: Float[Array, "..."]
+    noisy: Float[Array, "*shape"], predicted: Float[Array, "*shape"], time: Times
 ) -> Float[Array, "*shape"]:
     """The end of the path that a predicted velocity points at: z_0 = z_t - t v."""
     return noisy - time * predicted
 
 
-def shift_time(time: Float[Array, "..."], shift: float) -> Float[Array, "..."]:
+def shift_time(time: Times, shift: float) -> Times:
     """Wan's schedule shift: t -> s t / (1 + (s - 1) t), which spends more of [0, 1] near noise for s > 1."""
     return shift * time / (1 + (shift - 1) * time)
 
@@ -53,7 +54,7 @@ def sample_time(
     return shift_time(base, shift)
 
 
-def weight(time: Float[Array, "..."], regressed: str = "velocity") -> Float[Array, "..."]:
+def weight(time: Times, regressed: str = "velocity") -> Float[Array, "..."]:
     """w(t) of a squared velocity error: 1, or t^2 to make it the error of the clean end, as z_0' - z_0 = -t (v' - v).
 
     Raises InputError on another quantity.

@@ -1,7 +1,7 @@
 """Values of event segments brought to the slots they own, and masked means."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 def of_segments(values: Float[Array, "B *K S"], segment_ids: Int[Array, "B N"]) -> Float[Array, "B *K N"]:
@@ -11,7 +11,7 @@ def of_segments(values: Float[Array, "B *K S"], segment_ids: Int[Array, "B N"]) 
     return jnp.take_along_axis(values, index, axis=-1)
 
 
-def rows_of_segments(values: Float[Array, "B S D"], segment_ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+def rows_of_segments(values: Shaped[Array, "B S D"], segment_ids: Int[Array, "B N"]) -> Shaped[Array, "B N D"]:
     """Vector of segment id - 1 at every slot; padding (id 0) reads segment 0."""
     return jnp.take_along_axis(values, jnp.maximum(segment_ids - 1, 0)[..., None], axis=1)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+def decay_at(step: Int[Array, ""] | int, decay: float) -> Float[Array, ""]:
     """min(decay, (1 + step) / (10 + step)): short memory first, so that the initial weights do not linger."""
     step = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1 + step) / (10 + step))

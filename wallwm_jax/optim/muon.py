@@ -103,7 +103,7 @@ def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettin
     return jax.tree.map(lambda m, g: past * m + present * g, momentum, gradients)
 
 
-def _to_matrices(tree: Any, rules: dict[str, Declaration]) -> tuple[dict[str, Float[Array, "n rows columns"]], Any]:
+def _to_matrices(tree: Any, rules: dict[str, Declaration]) -> tuple[dict[str, Float[Array, "_ _ _"]], Any]:
     """Every leaf as stacked matrices by name, and the function that brings such a dict back to the tree."""
     named, structure = named_leaves(tree), jax.tree.structure(tree)
     for name in named:

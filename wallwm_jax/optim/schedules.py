@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from wallwm_jax.core.errors import InputError
 
-Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
 SHAPES = ("cosine", "linear", "constant")
 
 
@@ -22,7 +22,7 @@ def warmup_then(shape: str, peak: float, warmup_steps: int, steps: int, final_fr
     if not 0 <= warmup_steps < max(steps, 1):
         raise InputError("warmup_steps", warmup_steps, f"at least 0 and fewer than steps = {steps}")
 
-    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
+    def rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
         warm = jnp.minimum((step + 1) / max(warmup_steps, 1), 1.0)
         done = jnp.clip((step - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)

@@ -14,7 +14,7 @@ TRAJECTORY_POINTS = 12
 PICTURE_CELLS = 6
 
 
-def trajectory_features(relative: Sequence[Float[np.ndarray, "n d"]]) -> Float[np.ndarray, "N c"]:
+def trajectory_features(relative: Sequence[Float[np.ndarray, "_ d"]]) -> Float[np.ndarray, "N c"]:
     """Anchor-relative trajectories at equally spaced fractions of their duration, and the logarithm of their length."""
     features = []
     for trajectory in relative:

@@ -22,7 +22,7 @@ def decode_episodes(
     root: pathlib.Path,
     threads: int,
     progress: Callable[[str, int, int], None],
-) -> dict[int, UInt8[np.ndarray, "T V H W 3"]]:
+) -> dict[int, UInt8[np.ndarray, "_ V H W 3"]]:
     """Writes root/frames/episode_*.npy and returns the open maps by episode number.
 
     Each video file is decoded once, front to back, in a thread of its own (decoding releases the interpreter lock).

@@ -64,7 +64,7 @@ class EventIndex:
     def __len__(self) -> int:
         return self.table.num_rows
 
-    def row(self, number: int) -> EventRow:
+    def row(self, number: int | np.integer) -> EventRow:
         """One event; raises InputError if there is no such row."""
         if not 0 <= number < len(self):
             raise InputError("event row", number, f"a number below {len(self)}")

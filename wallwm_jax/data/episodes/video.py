@@ -20,7 +20,7 @@ class Span(NamedTuple):
 
 
 def decode_spans(
-    path: pathlib.Path, spans: Sequence[Span], sinks: Sequence[UInt8[np.ndarray, "T H W 3"]], fps: float
+    path: pathlib.Path, spans: Sequence[Span], sinks: Sequence[UInt8[np.ndarray, "_ H W 3"]], fps: float
 ) -> None:
     """Decodes a file once from front to back and writes the frames of span i to `sinks[i]`.
 
