@@ -6,7 +6,7 @@ import pytest
 from wallwm_jax.core.types import ActionChunk, Observation
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.evaluate.closed_loop import run_closed_loop
-from wallwm_jax.infer.event_mode import EventPrediction
+from wallwm_jax.infer.event_mode import EventMode, EventPrediction
 from wallwm_jax.simulate import programs
 
 NAMES = {name: f"right_arm.{name}" for name in ("x", "y", "z", "gripper")}
@@ -40,7 +40,7 @@ class Ladder:
         self.closed = True
 
 
-class Climber:
+class Climber(EventMode):
     """Three commands of 0.5 for any caption that does not speak of a button, of 0.1 for one that does."""
 
     embodiment = Embodiment("toy", 20.0, ("front",), "observation.state", "action", NAMES, NAMES)

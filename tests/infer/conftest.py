@@ -42,13 +42,14 @@ class KnownFlow:
         positions = batch.frame_positions[..., None, None, None, None]
         end = keyframes[:, :1] + 0.1 * positions
         at = time[:, 0][:, None, None, None, None, None]
-        features = (self.feature_scale * noisy + at)[None]
+        values = self.feature_scale * noisy + at
+        features = values.reshape(1, *values.shape[:3], -1, values.shape[-1])
         return (noisy - end) / jnp.maximum(at, 1e-6), features
 
     def action(self, batch, noisy, time, features):
         self.calls.append("action")
         length = batch.text_mask.sum(axis=(1, 2))[:, None, None, None] / 100.0
-        mean = features.mean(axis=(0, 2, 3, 4, 5, 6))[:, None, None, None]
+        mean = features.mean(axis=(0, 2, 3, 4, 5))[:, None, None, None]
         end = batch.state[:, :, None] + length + mean
         return (noisy - end) / jnp.maximum(time[..., None], 1e-6)
 

@@ -138,7 +138,7 @@ def test_absent_view_is_not_read(make_mode, observe):
 @given(steps=st.integers(1, 200), stride=st.integers(1, 4), buckets=st.sets(st.integers(2, 9), min_size=1))
 def test_bucket_holds_the_event_and_no_more(steps, stride, buckets):
     """The smallest bucket whose future latents cover the steps, or else the longest."""
-    buckets = sorted(buckets)
+    buckets = tuple(sorted(buckets))
     window = WindowSettings(frame_stride=stride, max_latent_frames=buckets[-1], buckets=buckets)
     fitting = [bucket for bucket in buckets if (bucket - 1) * 4 * stride >= steps]
     assert window.bucket(steps) == (min(fitting) if fitting else buckets[-1])

@@ -6,10 +6,14 @@ import importlib.util
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ml_collections
 
 from wallwm_jax.core.errors import InputError
+
+Section = Mapping[str, Any] | ml_collections.ConfigDict
+"""A config or a part of it; a `ConfigDict` behaves like a mapping without being one."""
 
 
 def load(specification: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
@@ -37,7 +41,7 @@ def load(specification: str, overrides: Iterable[str] = ()) -> ml_collections.Co
     return config
 
 
-def check_keys(config: Mapping, allowed: Iterable[str], where: str) -> None:
+def check_keys(config: Section, allowed: Iterable[str], where: str) -> None:
     """Raises InputError naming the nearest allowed key for the first key of `config` that is not allowed."""
     allowed = sorted(allowed)
     for key in config:

@@ -1,9 +1,8 @@
 """What the loader is told: how a window is cut and how a row is filled. Lengths are named by what they count."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
+from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
 
 FRAMES_PER_LATENT = 4
@@ -16,6 +15,9 @@ class LoaderSettings:
 
     DECIDE (WALL-WM 3): the paper's "65 latent frames, 129 raw at stride 2" does not add up, so `max_latent_frames`
     (latent slots of one event, keyframe included) and `frame_stride` (source frames a sampled frame) stand explicitly.
+
+    `anchor_jitter` and `image_shift` are for training: the anchor moves up to that fraction of the event into it, the
+    pictures of a window up to that many pixels along rows and columns. Relative actions stay true under both.
     """
 
     rows: int = 8
@@ -25,6 +27,7 @@ class LoaderSettings:
     max_latent_frames: int = 6
     text_length: int = 56
     anchor_jitter: float = 0.0
+    image_shift: int = 0
     spatial_compression: int = 8
     balance: bool = True
 
@@ -36,15 +39,21 @@ class LoaderSettings:
             raise InputError("data.max_latent_frames", self.max_latent_frames, f"2 to row_frames ({self.row_frames})")
         if not 0.0 <= self.anchor_jitter <= 1.0:
             raise InputError("data.anchor_jitter", self.anchor_jitter, "a fraction from 0 to 1")
+        if self.image_shift < 0:
+            raise InputError("data.image_shift", self.image_shift, "0 or more pixels")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "LoaderSettings":
+    def from_config(cls, config: Section) -> "LoaderSettings":
         """From a config's `data` section; an unknown key is refused."""
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(config) - known)
         if unknown:
             raise InputError("data", f"unknown keys {unknown}", f"keys among {sorted(known)}")
         return cls(**dict(config))
+
+    def unmoved(self) -> "LoaderSettings":
+        """The same without augmentation: whole events as they were recorded."""
+        return dataclasses.replace(self, anchor_jitter=0.0, image_shift=0)
 
     @property
     def steps_per_latent(self) -> int:

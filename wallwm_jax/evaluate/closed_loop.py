@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from wallwm_jax.infer.policy import EventPolicy
 from wallwm_jax.simulate import programs
 
 
+@runtime_checkable
 class Environment(Protocol):
     """What a simulator must offer; `simulate.environment.TabletopEnvironment` does."""
 

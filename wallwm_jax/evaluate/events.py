@@ -31,7 +31,7 @@ class RecordedEvent:
         return len(self.trajectory.actions)
 
 
-def recorded_event(curated: CuratedDataset, row: int, settings: LoaderSettings) -> RecordedEvent:
+def recorded_event(curated: CuratedDataset, row: int | np.integer, settings: LoaderSettings) -> RecordedEvent:
     """The event of an index row."""
     columns = curated.index.columns
     window = make_window(curated, Draw(int(row), 0.0), settings)

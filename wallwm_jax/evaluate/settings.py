@@ -1,10 +1,8 @@
 """What an evaluation is told (`config.evaluate`)."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from wallwm_jax.core.config import check_keys
+from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.infer.denoise import SolverSettings
@@ -45,7 +43,7 @@ class EvaluationSettings:
             raise InputError("config.evaluate.events", self.events, "at least 1, or None for all")
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "EvaluationSettings":
+    def from_config(cls, config: Section) -> "EvaluationSettings":
         """From a whole run config; raises InputError on an unknown key of `config.evaluate`, naming the nearest."""
         values = dict(config["evaluate"])
         own = {field.name for field in dataclasses.fields(cls)} - {"mode", "window"}

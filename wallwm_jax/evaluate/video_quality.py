@@ -15,7 +15,7 @@ MOVED = 25
 def psnr(first: UInt8[np.ndarray, "... H W 3"], second: UInt8[np.ndarray, "... H W 3"]) -> Float[np.ndarray, "..."]:
     """Peak signal-to-noise ratio in dB of each image; equal images give 100 dB instead of infinity."""
     difference = first.astype(np.float32) - second.astype(np.float32)
-    return _decibel(np.mean(difference**2, axis=(-3, -2, -1)))
+    return _decibel(np.asarray(np.mean(difference**2, axis=(-3, -2, -1))))
 
 
 def moved_psnr(
@@ -31,11 +31,11 @@ def moved_psnr(
     squared = np.mean((predicted.astype(np.float32) - truth.astype(np.float32)) ** 2, axis=-1)
     count = moved.sum(axis=(-2, -1))
     error = (squared * moved).sum(axis=(-2, -1)) / np.maximum(count, 1)
-    return np.where(count > 0, _decibel(error), np.nan)
+    return np.where(count > 0, _decibel(np.asarray(error)), np.nan)
 
 
 def _decibel(mean_squared_error: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return 10.0 * np.log10(255.0**2 / np.maximum(mean_squared_error, 255.0**2 * 1e-10))
+    return np.asarray(10.0 * np.log10(255.0**2 / np.maximum(mean_squared_error, 255.0**2 * 1e-10)))
 
 
 def ssim(first: UInt8[np.ndarray, "... H W 3"], second: UInt8[np.ndarray, "... H W 3"]) -> Float[np.ndarray, "..."]:
@@ -52,7 +52,8 @@ def ssim(first: UInt8[np.ndarray, "... H W 3"], second: UInt8[np.ndarray, "... H
     covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return np.mean(top / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)), axis=(-2, -1))
+    similarity = top / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+    return np.asarray(similarity.mean(axis=(-2, -1)))
 
 
 def _window_matrix(size: int) -> Float[np.ndarray, "size valid"]:

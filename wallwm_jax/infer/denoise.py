@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.rng import substream
@@ -35,11 +36,11 @@ class SolverSettings:
         """The anchor as a fraction of the way from pure noise to data, before the shift."""
         return self.anchor_step / self.denoise_steps
 
-    def times_to_anchor(self) -> Float[Array, "times"]:
+    def times_to_anchor(self) -> Float[np.ndarray, "times"]:
         before, _ = split_steps(self.video_steps, self.anchor_step, self.denoise_steps)
         return time_grid(before, self.shift, 0.0, self.anchor)
 
-    def times_from_anchor(self) -> Float[Array, "times"]:
+    def times_from_anchor(self) -> Float[np.ndarray, "times"]:
         _, after = split_steps(self.video_steps, self.anchor_step, self.denoise_steps)
         return time_grid(after, self.shift, self.anchor, 1.0)
 

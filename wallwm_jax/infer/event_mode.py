@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ActionChunk, Observation
 from wallwm_jax.data.embodiment import Embodiment
@@ -29,7 +30,7 @@ class EventModeSettings:
     solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "EventModeSettings":
+    def from_config(cls, config: Section) -> "EventModeSettings":
         """From the sections `data`, `stages.action.objective` and `evaluate` of a run's config."""
         evaluate, objective = config["evaluate"], config["stages"]["action"]["objective"]
         return cls(
@@ -39,7 +40,7 @@ class EventModeSettings:
         )
 
 
-def _present(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def _present(kind: type, values: Section) -> dict[str, Any]:
     return {field.name: values[field.name] for field in dataclasses.fields(kind) if field.name in values}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from wallwm_jax.core.errors import InputError
 
 
+@runtime_checkable
 class VideoCodec(Protocol):
     """Frames in [-1, 1] <-> latents, with the temporal rule 1 + 4N frames -> 1 + N latents by groups of 4 frames."""
 

@@ -5,6 +5,7 @@ t = 1 is pure noise, t = 0 is data. All of it is fp32: times and losses are the 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wallwm_jax.core.errors import InputError
@@ -12,7 +13,7 @@ from wallwm_jax.core.errors import InputError
 TIME_SAMPLINGS = ("uniform", "logit_normal")
 REGRESSED = ("velocity", "clean")
 
-Times = Float[Array, "..."] | float
+Times = Float[Array, "..."] | Float[np.ndarray, "..."] | float
 """Times in [0, 1], which broadcast against what moves with them."""
 
 

@@ -105,7 +105,7 @@ class TabletopEnvironment:
         mujoco.mj_forward(self.model, self.data)
         self.begin_event()
 
-    def step(self, action: Float[np.ndarray, "4"]) -> None:
+    def step(self, action: Float[np.ndarray, "n"]) -> None:
         """Moves for 1/20 s towards an absolute target.
 
         Args:

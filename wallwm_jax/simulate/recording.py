@@ -28,7 +28,8 @@ class Recording:
     views: tuple[str, ...]
     state: Float[np.ndarray, "T 4"]
     action: Float[np.ndarray, "T 4"]
-    frames: UInt8[np.ndarray, "T V H W 3"]
+    frames: UInt8[np.ndarray, "T _ H W 3"]
+    """V views, or 0 where none were rendered."""
     intrinsics: Float[np.ndarray, "T V 3 3"]
     """Pixels."""
     extrinsics: Float[np.ndarray, "T V 4 4"]

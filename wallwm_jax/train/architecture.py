@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from wallwm_jax.core.config import check_keys
+from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.models.variants import Variant, variant
 from wallwm_jax.models.world_action import WorldAction
@@ -16,7 +16,7 @@ from wallwm_jax.nn.video_codec import HaarCodec
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build_model(config: Mapping[str, Any], views: int) -> WorldAction:
+def build_model(config: Section, views: int) -> WorldAction:
     """The model of `config.model` {variant, dtype, remat, unroll, cross_view, overrides} for `views` cameras.
 
     Raises InputError on unknown keys, variants, fields and dtypes.

@@ -1,13 +1,15 @@
 """What a person sees while a stage trains: a bar on a terminal, plain lines elsewhere."""
 
+import io
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Receives every step's number and every line of metrics."""
 
@@ -23,7 +25,7 @@ class Reporter(Protocol):
 class PlainReporter:
     """One line a report, for logs."""
 
-    def __init__(self, file: TextIO | None = None):
+    def __init__(self, file: io.TextIOBase | None = None):
         self._file = file or sys.stdout
         self._steps = 0
 

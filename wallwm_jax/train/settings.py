@@ -1,12 +1,11 @@
 """A stage's part of the config (`config.stages.<name>`) as frozen dataclasses, and back as the config's defaults."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import ml_collections
 
-from wallwm_jax.core.config import check_keys
+from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.objectives.caption_drop import CaptionDrop
 from wallwm_jax.optim.builder import OptimizerSettings
@@ -48,7 +47,7 @@ class StageSettings:
     objective: Any
 
 
-def stage_settings(stage: Stage, config: Mapping[str, Any]) -> StageSettings:
+def stage_settings(stage: Stage, config: Section) -> StageSettings:
     """Reads `config.stages.<stage.name>`; raises InputError on unknown keys (naming the nearest) and bad values."""
     where = f"config.stages.{stage.name}"
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
@@ -78,7 +77,7 @@ def default_config(name: str, **changes: Any) -> ml_collections.ConfigDict:
     return config
 
 
-def build(kind: type[_Settings], values: Mapping[str, Any], where: str) -> _Settings:
+def build(kind: type[_Settings], values: Section, where: str) -> _Settings:
     """A settings dataclass from a mapping; nested settings are built too; raises InputError on unknown keys."""
     check_keys(values, _names(kind), where)
     arguments = dict(values)
