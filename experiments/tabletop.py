@@ -4,7 +4,7 @@
     wallwm run --config experiments/tabletop.py --workdir runs/tabletop     # an hour's training, on 200 episodes
 
 The second records its episodes first (extra `sim`). Both run on two CPU cores and go on where they were interrupted.
-What the first one finds stands in the README.
+What they find stands in the README.
 """
 
 import ml_collections
