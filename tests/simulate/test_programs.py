@@ -9,18 +9,30 @@ from wallwm_jax.simulate.stock_experts import LONGEST_EVENT, segment_borders
 
 
 def test_programs_have_the_stated_lengths():
-    """At least five long programs of 14 to 20 events and short ones of 3 to 7."""
+    """At least five long programs of 14 to 20 events, short ones of 3 to 7 and tours of 27 to 30."""
     assert len(programs.LONG_PROGRAMS) >= 5
     assert all(14 <= len(item.primitives) <= 20 for item in programs.LONG_PROGRAMS)
     assert all(3 <= len(item.primitives) <= 7 for item in programs.SHORT_PROGRAMS)
+    assert all(27 <= len(item.primitives) <= 30 for item in programs.TOUR_PROGRAMS)
     with pytest.raises(InputError, match="program"):
         programs.program("juggle")
+
+
+def test_a_tour_reaches_for_every_object_and_for_pucks_in_three_places():
+    """Each scene of a tour shows both pucks' first places and the mat, whence one puck goes on to the drawer."""
+    for item in programs.TOUR_PROGRAMS:
+        reached = [primitive.object for primitive in item.primitives if primitive.verb == "reach"]
+        assert {"red puck", "blue puck", "drawer handle", "button"} == set(reached), item.name
+        assert sum(name.endswith("puck") for name in reached) == 3
+        pairs = [task.split(">") for task in item.tasks if ">" in task]
+        again = [colour for colour, _ in pairs if [colour, "mat"] in pairs and [colour, "drawer"] in pairs]
+        assert len(set(again)) == 1 and pairs.index([again[0], "mat"]) < pairs.index([again[0], "drawer"])
 
 
 def test_every_verb_has_six_paraphrases_that_name_the_object():
     """Captions of one verb differ, name the object and, for move and place, the target."""
     seen = set()
-    for item in (*programs.LONG_PROGRAMS, *programs.SHORT_PROGRAMS):
+    for item in (*programs.LONG_PROGRAMS, *programs.SHORT_PROGRAMS, *programs.TOUR_PROGRAMS):
         for primitive in item.primitives:
             rows = programs.paraphrases(primitive)
             assert len(set(rows)) == len(rows) == 6

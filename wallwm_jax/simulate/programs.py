@@ -116,8 +116,62 @@ _SHORT = (
     ("close_then_press", "close the drawer and press the button", ("close", "press")),
 )
 
+# Places of pucks are what takes most examples to learn. Here each scene shows three: where both pucks stood at first,
+# and the mat, from which one is fetched again.
+_TOUR = (
+    (
+        "red_by_mat_press",
+        "put the red puck on the mat, press the button, open the drawer, put the red puck in it, put the blue puck on "
+        "the mat and close the drawer",
+        ("red>mat", "press", "open", "red>drawer", "blue>mat", "close"),
+    ),
+    (
+        "blue_by_mat_press",
+        "put the blue puck on the mat, open the drawer, put the blue puck in it and the red puck on the mat, close the "
+        "drawer and press the button",
+        ("blue>mat", "open", "blue>drawer", "red>mat", "close", "press"),
+    ),
+    (
+        "press_red_by_mat",
+        "press the button, put the red puck on the mat, open the drawer, put the red puck in it, close it and put the "
+        "blue puck on the mat",
+        ("press", "red>mat", "open", "red>drawer", "close", "blue>mat"),
+    ),
+    (
+        "close_blue_by_mat",
+        "close the drawer, put the blue puck on the mat, press the button, open the drawer, put the blue puck in it "
+        "and the red puck on the mat",
+        ("close", "blue>mat", "press", "open", "blue>drawer", "red>mat"),
+    ),
+    (
+        "red_by_mat_open_drawer",
+        "put the red puck on the mat and then in the open drawer, press the button, put the blue puck on the mat and "
+        "close the drawer",
+        ("red>mat", "red>drawer", "press", "blue>mat", "close"),
+    ),
+    (
+        "open_press_blue_by_mat",
+        "open the drawer, press the button, put the blue puck on the mat and then in the drawer, put the red puck on "
+        "the mat and close the drawer",
+        ("open", "press", "blue>mat", "blue>drawer", "red>mat", "close"),
+    ),
+    (
+        "close_open_red_by_mat",
+        "close the drawer, open it again, put the red puck on the mat and then in the drawer, put the blue puck on the "
+        "mat and press the button",
+        ("close", "open", "red>mat", "red>drawer", "blue>mat", "press"),
+    ),
+    (
+        "press_blue_by_mat_open_drawer",
+        "put the blue puck on the mat, press the button, put the blue puck in the open drawer, close it and put the "
+        "red puck on the mat",
+        ("blue>mat", "press", "blue>drawer", "close", "red>mat"),
+    ),
+)
+
 LONG_PROGRAMS = tuple(Program(*row) for row in _LONG)
 SHORT_PROGRAMS = tuple(Program(*row) for row in _SHORT)
+TOUR_PROGRAMS = tuple(Program(*row) for row in _TOUR)
 
 
 def program(name: str) -> Program:
@@ -126,7 +180,7 @@ def program(name: str) -> Program:
     Raises:
         InputError: there is none.
     """
-    rows = {item.name: item for item in (*LONG_PROGRAMS, *SHORT_PROGRAMS)}
+    rows = {item.name: item for item in (*LONG_PROGRAMS, *SHORT_PROGRAMS, *TOUR_PROGRAMS)}
     if name not in rows:
         raise InputError("program", name, f"one of {sorted(rows)}")
     return rows[name]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.simulate import lerobot_writer
-from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, program
+from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, TOUR_PROGRAMS, program
 from wallwm_jax.simulate.recording import EpisodeFailed, Recording
 from wallwm_jax.simulate.stock_experts import CAPTIONS, check_task, record_stock_episode
 
@@ -46,8 +46,8 @@ def sample_plan() -> list[PlannedEpisode]:
 
 
 def tabletop_plan(episodes: int = 200) -> list[PlannedEpisode]:
-    """Long episodes; the last 12 % of the seeds are held out."""
-    return _plan(LONG_PROGRAMS, episodes, round(0.12 * episodes), 10_000)
+    """Tours of 27 to 30 events; the last 12 % of the seeds are held out."""
+    return _plan(TOUR_PROGRAMS, episodes, round(0.12 * episodes), 10_000)
 
 
 def _plan(programs: Sequence, count: int, held_out: int, first_seed: int) -> list[PlannedEpisode]:
