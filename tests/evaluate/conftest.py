@@ -12,6 +12,7 @@ from wallwm_jax.evaluate.results import (
     Evaluation,
     Filmstrip,
     LengthResult,
+    ObjectResult,
     ParameterRow,
     TrajectoryExample,
     VerbResult,
@@ -52,11 +53,11 @@ def _example(index, generator):
 def invent(size: int = 96) -> Evaluation:
     """Ten verbs, six films of `size` pixels, two curves, a closed loop: every section of the report has content."""
     generator = np.random.default_rng(0)
-    verbs = [
-        VerbResult(verb, unit_of(verb), 20, index % 2, index in (0, 3), *(_scaled(v, unit_of(verb)) for v in values))
-        for index, verb in enumerate(VERBS)
-        for values in [(20 + index, 150 + index, 60 + index)]
-    ]
+    verbs = []
+    for index, verb in enumerate(VERBS):
+        ours, hold, mean = (_scaled(value + index, unit_of(verb)) for value in (20, 150, 60))
+        objects = {name: ObjectResult(10, ours, mean) for name in ("blue puck", "red puck")}
+        verbs.append(VerbResult(verb, unit_of(verb), 20, index % 2, index in (0, 3), ours, hold, mean, objects))
     steps = list(range(0, 400, 2))
     loss = list(np.exp(-np.array(steps) / 150) + 0.2 + 0.05 * generator.random(len(steps)))
     curves = [Curve(name, steps, loss, steps[::25], loss[::25]) for name in ("video", "action")]

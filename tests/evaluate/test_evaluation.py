@@ -135,6 +135,10 @@ def test_verbs_carry_both_baselines(evaluation):
     assert [verb for verb, result in verbs.items() if result.scene_dependent] == ["reach"]
     assert verbs["reach"].events == 4 and verbs["reach"].truncated == 2
     assert all(np.isfinite(result.ours.end_mean) for result in verbs.values())
+    for result in verbs.values():
+        assert sum(row.events for row in result.objects.values()) == result.events
+        total = sum(row.events * row.ours.end_mean for row in result.objects.values())
+        assert total / result.events == pytest.approx(result.ours.end_mean)
 
 
 def test_films_and_examples_are_of_one_event_a_verb(evaluation, curated):

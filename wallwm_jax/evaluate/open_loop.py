@@ -11,7 +11,7 @@ from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.evaluate.baselines import EventTrajectory, MeanTrajectory, SceneDependence, hold_still
 from wallwm_jax.evaluate.errors import MILLIMETRES, TrajectoryError, summarise, trajectory_error, unit_of
 from wallwm_jax.evaluate.events import RecordedEvent, by_verb, observation, spread_over_verbs
-from wallwm_jax.evaluate.results import LengthResult, VerbResult
+from wallwm_jax.evaluate.results import LengthResult, ObjectResult, VerbResult
 from wallwm_jax.evaluate.settings import EvaluationSettings
 from wallwm_jax.infer.event_mode import EventMode, EventPrediction
 
@@ -86,9 +86,19 @@ def verb_results(result: OpenLoop, dependence: Mapping[str, SceneDependence]) ->
                 ours=summarise([error["ours"] for error in errors]),
                 hold=summarise([error["hold"] for error in errors]),
                 mean=summarise([error["mean"] for error in errors]) if known else None,
+                objects=_object_results(result, places, known),
             )
         )
     return sorted(rows, key=lambda row: (row.unit != MILLIMETRES, not row.scene_dependent, -row.hold.end_median))
+
+
+def _object_results(result: OpenLoop, places: Sequence[int], known: bool) -> dict[str, ObjectResult]:
+    rows = {}
+    for name in sorted({result.events[place].trajectory.object for place in places}):
+        errors = [result.errors[place] for place in places if result.events[place].trajectory.object == name]
+        mean = summarise([error["mean"] for error in errors]) if known else None
+        rows[name] = ObjectResult(len(errors), summarise([error["ours"] for error in errors]), mean)
+    return rows
 
 
 def length_result(result: OpenLoop, training_steps: Mapping[str, Sequence[int]]) -> LengthResult:

@@ -135,6 +135,7 @@ def _actions(evaluation: Evaluation) -> str:
     scene = ", ".join(page.escape(result.verb) for result in evaluation.verbs if result.scene_dependent) or "none"
     other = ", ".join(page.escape(result.verb) for result in evaluation.verbs if not result.scene_dependent) or "none"
     note += f"<p>Depend on the scene: <b>{scene}</b>. Do not: {other}.</p>"
+    note += "".join(_by_object(result) for result in evaluation.verbs if result.scene_dependent)
     bars = page.figure(figures.verb_errors(evaluation.verbs), "median end error by verb")
     return page.section("Does it act?", explanation, bars, page.table(head, rows), note)
 
@@ -150,6 +151,18 @@ def _verb_row(result: VerbResult) -> list[str]:
             cells.append(mark + _median_mean(summary, measure, digits))
     events = f"{result.events}" + (f" ({result.truncated} cut)" if result.truncated else "")
     return [page.escape(result.verb) + ("*" if result.scene_dependent else ""), result.unit, events, *cells]
+
+
+def _by_object(result: VerbResult) -> str:
+    """One line: a verb's median end error by object; nothing if there is one object only."""
+    if len(result.objects) < 2:
+        return ""
+    digits = 1 if result.unit == MILLIMETRES else 3
+    parts = []
+    for name, row in result.objects.items():
+        against = f", mean trajectory {_number(row.mean.end_median, digits)}" if row.mean else ""
+        parts.append(f"{page.escape(name)} {_number(row.ours.end_median, digits)} ({row.events} events{against})")
+    return f"<p>{page.escape(result.verb)}, median end error in {result.unit}: {'; '.join(parts)}.</p>"
 
 
 def _median_mean(summary: ErrorSummary | None, measure: str, digits: int) -> str:

@@ -15,6 +15,15 @@ from wallwm_jax.evaluate.video_quality import VideoQuality
 
 
 @dataclasses.dataclass(frozen=True)
+class ObjectResult:
+    """One verb's errors on the events of one object."""
+
+    events: int
+    ours: ErrorSummary
+    mean: ErrorSummary | None
+
+
+@dataclasses.dataclass(frozen=True)
 class VerbResult:
     """One verb on held-out events. `mean` is None if training never saw the verb."""
 
@@ -27,6 +36,8 @@ class VerbResult:
     ours: ErrorSummary
     hold: ErrorSummary
     mean: ErrorSummary | None
+    objects: Mapping[str, ObjectResult]
+    """The same, object by object."""
 
 
 @dataclasses.dataclass(frozen=True)
