@@ -22,8 +22,13 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.root = "data_specs/sample" if demo else "datasets/tabletop"
+    config.dataset.record_plan = "tabletop"
     config.dataset.record_episodes = 0 if demo else 200
     config.dataset.embodiment = "data_specs/embodiments/tabletop.json"
+
+    config.curation = ml_collections.ConfigDict()
+    config.curation.vision_language_clusters = 8
+    config.curation.action_clusters = 8
 
     config.data = ml_collections.ConfigDict()
     config.data.rows = 4

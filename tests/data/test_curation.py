@@ -2,7 +2,9 @@
 
 import lerobot_fixture as toy
 import numpy as np
+import pytest
 
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.data import transforms
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.curation import cluster
@@ -63,6 +65,16 @@ def test_curation_is_reproducible(dataset_root, curated, tmp_path):
     again = CuratedDataset.open(tmp_path / "again")
     assert again.index.table.equals(curated.index.table)
     assert again.statistics.digest == curated.statistics.digest == curated.report["statistics_digest"]
+
+
+def test_settings_come_from_a_run_s_config():
+    """The section `curation` is optional; an unknown key is refused with the nearest name."""
+    config = {"seed": 3, "data": {"text_length": 40}, "curation": {"action_clusters": 5}}
+    settings = CurationSettings.from_config(config)
+    assert (settings.seed, settings.text_length, settings.action_clusters) == (3, 40, 5)
+    assert CurationSettings.from_config({**config, "curation": {}}).action_clusters == CurationSettings.action_clusters
+    with pytest.raises(InputError, match="action_clusters"):
+        CurationSettings.from_config({**config, "curation": {"action_cluster": 5}})
 
 
 def test_report_counts_agree_with_the_index(curated):

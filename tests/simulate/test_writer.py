@@ -117,8 +117,9 @@ def test_plans_hold_out_by_seed():
     """The sample's plan has 20 + 30 episodes of which 5 + 7 are held out; no seed is used twice in a plan."""
     plan = recorder.sample_plan()
     assert len(plan) == 50 and sum(row.split == "heldout" for row in plan) == 12
-    assert sum(row.split == "heldout" for row in recorder.tabletop_plan(200)) == 24
-    for rows in (plan, recorder.tabletop_plan(200)):
+    free = [recorder.PLANS[name](200) for name in recorder.FREE_LENGTH]
+    assert all(sum(row.split == "heldout" for row in rows) == 24 for rows in free)
+    for rows in (plan, *free):
         assert len({row.seed for row in rows}) == len(rows)
 
 

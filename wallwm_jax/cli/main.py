@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
             subparser.add_argument("--stage", type=int, required=True, help="1 video, 2 action")
     record = commands.add_parser("record", help="record simulated episodes as LeRobot v3.0 (extra `sim`)")
     record.set_defaults(command=_record)
-    record.add_argument("--plan", required=True, help="sample, tabletop or stock")
+    record.add_argument("--plan", required=True, help="sample, tabletop, tours or stock")
     record.add_argument("--episodes", type=int, help="number of episodes of the tabletop plan")
     record.add_argument("--output", required=True, help="folder of the new dataset")
     record.add_argument("--workers", type=int, default=2)

@@ -34,6 +34,7 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     Raises InputError naming the first wrong key or value.
     """
     from wallwm_jax.core.mesh import check_batch, make_mesh
+    from wallwm_jax.data.curation.curate import CurationSettings
     from wallwm_jax.data.settings import LoaderSettings
     from wallwm_jax.evaluate.settings import EvaluationSettings
     from wallwm_jax.train.architecture import build_model
@@ -41,6 +42,7 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     from wallwm_jax.train.stages import STAGES
 
     config = load(specification, overrides)
+    CurationSettings.from_config(config)
     check_batch(LoaderSettings.from_config(config.data).rows, make_mesh(config.mesh))
     build_model(config.model, views=1)
     for stage in STAGES:
@@ -67,7 +69,7 @@ def record(folder: RunFolder) -> None:
     wanted, root = folder.config.dataset.record_episodes, pathlib.Path(folder.config.dataset.root)
     if wanted and not root.exists():
         with _timed(folder, "record"):
-            recording.record("tabletop", str(root), wanted, workers=os.cpu_count() or 1)
+            recording.record(folder.config.dataset.record_plan, str(root), wanted, workers=os.cpu_count() or 1)
 
 
 def curate(folder: RunFolder) -> None:
@@ -76,7 +78,7 @@ def curate(folder: RunFolder) -> None:
     from wallwm_jax.data.curation.curate import curate as curate_dataset
 
     dataset = folder.config.dataset
-    settings = CurationSettings(text_length=folder.config.data.text_length, seed=folder.config.seed)
+    settings = CurationSettings.from_config(folder.config)
     with _timed(folder, "curate"):
         report = curate_dataset(dataset.root, folder.curated, dataset.embodiment, settings, overwrite=True)
     counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())

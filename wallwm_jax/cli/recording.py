@@ -7,9 +7,10 @@ from wallwm_jax.core.errors import InputError
 
 
 def record(plan: str, output: str, episodes: int | None, workers: int) -> None:
-    """Records `plan` ("sample", "tabletop", "stock") into `output`, going on where an earlier call was interrupted.
+    """Records `plan` (a name in `recorder.PLANS`) into `output`, going on where an earlier call was interrupted.
 
-    Raises InputError for an unknown plan, a missing `sim` extra, or an output that already holds a dataset.
+    Raises InputError for an unknown plan, a length that the plan does not take, a missing `sim` extra, or an output
+    that already holds a dataset.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
@@ -18,9 +19,10 @@ def record(plan: str, output: str, episodes: int | None, workers: int) -> None:
         raise InputError("wallwm record", f"no simulator ({error})", "pip install 'wallwm_jax[sim]'") from error
     if plan not in recorder.PLANS:
         raise InputError("--plan", repr(plan), f"one of {sorted(recorder.PLANS)}")
-    if episodes is not None and plan != "tabletop":
-        raise InputError("--episodes", episodes, "no such option: only the tabletop plan has a free length")
-    rows = recorder.tabletop_plan(episodes) if episodes is not None else recorder.PLANS[plan]()
+    if episodes is not None and plan not in recorder.FREE_LENGTH:
+        expected = f"no such option: only the plans {', '.join(recorder.FREE_LENGTH)} have a free length"
+        raise InputError("--episodes", episodes, expected)
+    rows = recorder.PLANS[plan](*([] if episodes is None else [episodes]))
     started = time.monotonic()
 
     def progress(done: int, planned: int) -> None:

@@ -46,7 +46,12 @@ def sample_plan() -> list[PlannedEpisode]:
 
 
 def tabletop_plan(episodes: int = 200) -> list[PlannedEpisode]:
-    """Tours of 27 to 30 events; the last 12 % of the seeds are held out."""
+    """Long episodes; the last 12 % of the seeds are held out."""
+    return _plan(LONG_PROGRAMS, episodes, round(0.12 * episodes), 10_000)
+
+
+def tours_plan(episodes: int = 200) -> list[PlannedEpisode]:
+    """Tours of 27 to 30 events in the scenes of `tabletop_plan`, the same ones held out."""
     return _plan(TOUR_PROGRAMS, episodes, round(0.12 * episodes), 10_000)
 
 
@@ -69,11 +74,15 @@ def stock_plan(episodes_per_task: int = 2) -> list[PlannedEpisode]:
     ]
 
 
-PLANS: dict[str, Callable[[], list[PlannedEpisode]]] = {
+PLANS: dict[str, Callable[..., list[PlannedEpisode]]] = {
     "sample": sample_plan,
     "tabletop": tabletop_plan,
+    "tours": tours_plan,
     "stock": stock_plan,
 }
+
+FREE_LENGTH = ("tabletop", "tours")
+"""Plans that take a number of episodes."""
 
 
 def record(

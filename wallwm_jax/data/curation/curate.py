@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import Episode
 from wallwm_jax.data import curated, text, transforms
@@ -43,6 +44,17 @@ class CurationSettings:
         for field in ("vision_language_clusters", "action_clusters", "minimum_steps", "text_length", "threads"):
             if getattr(self, field) < 1:
                 raise InputError(f"curation.{field}", getattr(self, field), "at least 1")
+
+    @classmethod
+    def from_config(cls, config: Section) -> "CurationSettings":
+        """From a run's config: its section `curation`, if it has one, its `data.text_length` and its seed.
+
+        Raises InputError naming the nearest key for an unknown one.
+        """
+        section = dict(config.get("curation", {}))
+        taken = {"text_length": config["data"]["text_length"], "seed": config["seed"]}
+        check_keys(section, {field.name for field in dataclasses.fields(cls)} - set(taken), "config.curation")
+        return cls(**section, **taken)
 
 
 @dataclasses.dataclass(frozen=True)
