@@ -22,7 +22,9 @@ AXES: Mapping[str, str] = {
     "embed": "width of the video tower's residual stream",
     "action_embed": "width of the action tower's residual stream",
     "text_embed": "width of the text encoder",
+    "language_embed": "width of the vision-language trunk",
     "heads": "attention heads",
+    "key_heads": "key and value heads, each shared by a group of attention heads",
     "head_dim": "one head's width",
     "mlp": "hidden width of a feed-forward network",
     "patch": "values of one latent patch",
@@ -33,6 +35,7 @@ AXES: Mapping[str, str] = {
     "view": "cameras",
     "view_rotation": "camera RoPE angles",
     "position": "learned positions",
+    "latent": "Staircase latents",
     "relative": "buckets of relative position",
     "output": "a head's outputs",
 }
