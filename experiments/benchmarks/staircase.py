@@ -14,7 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from wallwm_jax.nn.flops import matmul_flops
+from wallwm_jax.core.flops import matmul_flops
 from wallwm_jax.nn.parameters import materialise
 from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops
 from wallwm_jax.nn.vision_language import VisionLanguage

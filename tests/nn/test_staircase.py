@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.nn.flops import matmul_flops
+from wallwm_jax.core.flops import matmul_flops
 from wallwm_jax.nn.parameters import unbox
 from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops, wavefront
 from wallwm_jax.nn.vision_language import VisionLanguage
@@ -66,7 +66,7 @@ def test_a_latent_depends_on_no_later_one(schedule):
 
 
 def test_padding_of_the_prompt_has_no_influence():
-    """A prompt's padding may hold anything; latents and their gradients do not move."""
+    """A prompt's padding may hold anything; the latents do not move by a bit."""
     trunk, parameters, _, branch, own = setting()
     text = jax.random.randint(jax.random.key(0), (2, 6), 0, 11)
     mask = jnp.arange(6) < jnp.array([[6], [4]])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wallwm_jax.nn.flops import matmul_flops
+from wallwm_jax.core.flops import matmul_flops
 
 
 def test_products_are_counted_wherever_they_stand():
