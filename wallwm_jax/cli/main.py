@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     record.set_defaults(command=_record)
     record.add_argument("--plan", required=True, help="sample, tabletop, tours or stock")
     record.add_argument(
-        "--episodes", type=int, help="number of episodes, for the plans that take one: tabletop and tours"
+        "--episodes", type=int, help="number of episodes (plans tabletop and tours)"
     )
     record.add_argument("--output", required=True, help="folder of the new dataset")
     record.add_argument("--workers", type=int, default=2)
