@@ -37,9 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     record = commands.add_parser("record", help="record simulated episodes as LeRobot v3.0 (extra `sim`)")
     record.set_defaults(command=_record)
     record.add_argument("--plan", required=True, help="sample, tabletop, tours or stock")
-    record.add_argument(
-        "--episodes", type=int, help="number of episodes (plans tabletop and tours)"
-    )
+    record.add_argument("--episodes", type=int, help="number of episodes (plans tabletop and tours)")
     record.add_argument("--output", required=True, help="folder of the new dataset")
     record.add_argument("--workers", type=int, default=2)
     doctor = commands.add_parser("doctor", help="say what this machine has")
