@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.curation.index import EventIndex
 from wallwm_jax.data.packing import event_batch, first_fit, make_pool, pack
@@ -206,41 +205,6 @@ def test_black_borders_leave_the_loss(curated):
     assert batch.border_mask[0, 0].tolist() == [[[False, False], [True, True]], [[True, False], [True, False]]]
 
 
-@GIVEN
-@given(down=st.integers(-6, 6), right=st.integers(-6, 6))
-def test_a_shift_moves_pictures_cameras_and_border_alike(curated, down, right):
-    """What was seen at (y, x) is seen at (y + down, x + right) in every frame; a camera's principal point moves with
-    it; no cell with invented pixels counts; nothing else changes."""
-    window = make_window(curated, Draw(int(curated.index.select()[0]), 0.0), SETTINGS)
-    still, moved = (pack(curated, [[window._replace(shift=shift)]], SETTINGS) for shift in ((0, 0), (down, right)))
-    height, width = curated.image_shape
-    real = np.zeros((height, width), bool)
-    real[max(down, 0) : height + down, max(right, 0) : width + right] = True
-    rolled = np.roll(still.frames, (down, right), axis=(-3, -2))
-    np.testing.assert_array_equal(moved.frames[..., real, :], rolled[..., real, :])
-    own = still.frame_mask
-    point = np.array([right, down], np.float32)
-    np.testing.assert_allclose(moved.intrinsics[own][..., :2, 2], still.intrinsics[own][..., :2, 2] + point)
-    size = SETTINGS.spatial_compression
-    cells = real.reshape(height // size, size, width // size, size).all((1, 3))
-    np.testing.assert_array_equal(moved.border_mask[own], still.border_mask[own] & cells)
-    for name in set(EventBatch._fields) - {"frames", "intrinsics", "border_mask"}:
-        np.testing.assert_array_equal(getattr(moved, name), getattr(still, name))
-
-
-def test_shifts_are_drawn_within_their_limit_and_never_for_evaluation(curated):
-    """Training windows move by up to `image_shift` pixels, both ways; whole events and `unmoved` settings never do."""
-    loader = dataclasses.replace(SETTINGS, image_shift=2, anchor_jitter=0.5)
-    draws = make_sampler(curated, loader, 0, "train").draws(0, 300)
-    shifts = {make_window(curated, draw, loader).shift for draw in draws}
-    assert shifts == {(a, b) for a in range(-2, 3) for b in range(-2, 3)}
-    assert {make_window(curated, draw, loader.unmoved()).shift for draw in draws} == {(0, 0)}
-    rows = curated.index.select()[:3]
-    np.testing.assert_array_equal(
-        event_batch(curated, rows, loader).frames, event_batch(curated, rows, SETTINGS).frames
-    )
-
-
 def test_length_buckets(curated):
     """`row_frames` sets F; the actions follow; a bucket too short for the event is refused."""
     rows = curated.index.select()
@@ -252,8 +216,7 @@ def test_length_buckets(curated):
 
 
 @pytest.mark.parametrize(
-    "field, value",
-    [("max_latent_frames", 9), ("max_latent_frames", 1), ("rows", 0), ("anchor_jitter", 2.0), ("image_shift", -1)],
+    "field, value", [("max_latent_frames", 9), ("max_latent_frames", 1), ("rows", 0), ("anchor_jitter", 2.0)]
 )
 def test_impossible_settings_are_refused(field, value):
     """The message names the field; an unknown key is named too."""

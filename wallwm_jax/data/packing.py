@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.data.curated import CuratedDataset
@@ -158,19 +158,16 @@ def _write_video(
     batch.frames[row, slot] = frames[window.anchor]
     target = batch.frames[row, slot + 1 : slot + window.slots]
     np.take(frames, future.reshape(-1), axis=0, mode="clip", out=target.reshape(-1, *target.shape[2:]))
-    if any(window.shift):
-        batch.frames[place] = shift_pictures(batch.frames[place], window.shift)
     positions = np.arange(window.slots)
     batch.frame_segment_ids[place] = segment + 1
     batch.frame_positions[place] = positions
     batch.frame_times[place] = positions * settings.steps_per_latent / curated.embodiment.control_hz
     batch.frame_mask[place] = True
     batch.view_mask[place] = True
-    batch.border_mask[place] = _visible_cells(curated, window, batch.border_mask.shape[-2:], settings)
+    batch.border_mask[place] = _visible_cells(curated, window.episode, batch.border_mask.shape[-2:], settings)
     cameras = curated.cameras(window.episode)
     last = np.append(window.anchor, future[:, -1])
     batch.intrinsics[place] = cameras.intrinsics[last]
-    batch.intrinsics[place][..., :2, 2] += window.shift[::-1]
     batch.extrinsics[place] = cameras.extrinsics[last]
     batch.camera_mask[place] = cameras.known
 
@@ -202,24 +199,14 @@ def _write_actions(
     batch.event_rows[row, segment] = window.row
 
 
-def shift_pictures(frames: UInt8[np.ndarray, "*n H W 3"], shift: tuple[int, int]) -> UInt8[np.ndarray, "*n H W 3"]:
-    """Pictures moved down and to the right by `shift` pixels; what enters the frame repeats the picture's edge."""
-    rows, columns = (
-        np.clip(np.arange(size) - moved, 0, size - 1) for size, moved in zip(frames.shape[-3:-1], shift, strict=True)
-    )
-    return frames[..., rows, :, :][..., columns, :]
-
-
 def _visible_cells(
-    curated: CuratedDataset, window: Window, cells: tuple[int, int], settings: LoaderSettings
+    curated: CuratedDataset, episode: int, cells: tuple[int, int], settings: LoaderSettings
 ) -> np.ndarray:
-    """[V, h, w]: cells that lie wholly inside the picture, where its shift left it, and outside its black borders."""
+    """[V, h, w]: cells that lie wholly inside the picture and outside its black borders."""
     (height, width), size = curated.image_shape, settings.spatial_compression
     rows, columns = np.arange(cells[0]) * size, np.arange(cells[1]) * size
     visible = np.empty((len(curated.views), *cells), bool)
-    down, aside = window.shift
-    borders = np.maximum(curated.borders(window.episode) + np.array([down, -down, aside, -aside]), 0)
-    for view, (top, bottom, left, right) in enumerate(borders):
+    for view, (top, bottom, left, right) in enumerate(curated.borders(episode)):
         inside_rows = (rows >= top) & (rows + size <= height - bottom)
         inside_columns = (columns >= left) & (columns + size <= width - right)
         visible[view] = inside_rows[:, None] & inside_columns

@@ -13,13 +13,10 @@ _WORDS_PER_DRAW = 4  # one Philox block, so that draw i is block i whatever is d
 
 
 class Draw(NamedTuple):
-    """An event row, and uniform numbers in [0, 1) that place the anchor inside the event and the pictures in the
-    frame (0.5 leaves them where they are)."""
+    """An event row, and a uniform number in [0, 1) that places the anchor inside the event."""
 
     row: int
     jitter: float
-    shift_rows: float = 0.5
-    shift_columns: float = 0.5
 
 
 class EventSampler:
@@ -34,9 +31,9 @@ class EventSampler:
     def draws(self, first: int, count: int) -> list[Draw]:
         """Draws first .. first + count - 1; the same numbers however they are asked for."""
         words = np.random.Philox(key=self.seed, counter=first).random_raw(_WORDS_PER_DRAW * count)
-        uniform = (words.reshape(count, _WORDS_PER_DRAW) >> np.uint64(11)) * 2.0**-53
+        uniform = (words.reshape(count, _WORDS_PER_DRAW)[:, :2] >> np.uint64(11)) * 2.0**-53
         chosen = self.rows[np.searchsorted(self._upper, uniform[:, 0], side="right")]
-        return [Draw(int(row), *map(float, numbers)) for row, numbers in zip(chosen, uniform[:, 1:], strict=True)]
+        return [Draw(int(row), float(jitter)) for row, jitter in zip(chosen, uniform[:, 1], strict=True)]
 
     def draw(self, i: int) -> Draw:
         return self.draws(i, 1)[0]

@@ -16,8 +16,7 @@ class LoaderSettings:
     DECIDE (WALL-WM 3): the paper's "65 latent frames, 129 raw at stride 2" does not add up, so `max_latent_frames`
     (latent slots of one event, keyframe included) and `frame_stride` (source frames a sampled frame) stand explicitly.
 
-    `anchor_jitter` and `image_shift` are for training: the anchor moves up to that fraction of the event into it, the
-    pictures of a window up to that many pixels along rows and columns. Relative actions stay true under both.
+    `anchor_jitter` is for training: the anchor moves up to that fraction of the event into it.
     """
 
     rows: int = 8
@@ -27,7 +26,6 @@ class LoaderSettings:
     max_latent_frames: int = 6
     text_length: int = 56
     anchor_jitter: float = 0.0
-    image_shift: int = 0
     spatial_compression: int = 8
     balance: bool = True
 
@@ -39,8 +37,6 @@ class LoaderSettings:
             raise InputError("data.max_latent_frames", self.max_latent_frames, f"2 to row_frames ({self.row_frames})")
         if not 0.0 <= self.anchor_jitter <= 1.0:
             raise InputError("data.anchor_jitter", self.anchor_jitter, "a fraction from 0 to 1")
-        if self.image_shift < 0:
-            raise InputError("data.image_shift", self.image_shift, "0 or more pixels")
 
     @classmethod
     def from_config(cls, config: Section) -> "LoaderSettings":
@@ -50,10 +46,6 @@ class LoaderSettings:
         if unknown:
             raise InputError("data", f"unknown keys {unknown}", f"keys among {sorted(known)}")
         return cls(**dict(config))
-
-    def unmoved(self) -> "LoaderSettings":
-        """The same without augmentation: whole events as they were recorded."""
-        return dataclasses.replace(self, anchor_jitter=0.0, image_shift=0)
 
     @property
     def steps_per_latent(self) -> int:

@@ -31,8 +31,6 @@ class Window(NamedTuple):
     slots: int
     """Latent frames, the keyframe included."""
     truncated: bool
-    shift: tuple[int, int] = (0, 0)
-    """Pixels by which the pictures move down and to the right."""
 
     @property
     def steps(self) -> int:
@@ -45,7 +43,7 @@ class Window(NamedTuple):
 
 
 def make_window(curated: CuratedDataset, draw: Draw, settings: LoaderSettings) -> Window:
-    """The window of a draw, moved in time and on the picture as the settings allow."""
+    """The window of a draw; `anchor_jitter` moves the anchor up to that fraction of the event into it."""
     columns = curated.index.columns
     start, end = int(columns["start"][draw.row]), int(columns["end"][draw.row])
     steps = end - start
@@ -53,9 +51,7 @@ def make_window(curated: CuratedDataset, draw: Draw, settings: LoaderSettings) -
     anchor = start + max(0, min(moved, steps - FEWEST_STEPS))
     wanted = 1 + -(-(end - anchor) // settings.steps_per_latent)
     slots = min(wanted, settings.max_latent_frames)
-    reach = settings.image_shift
-    shift = tuple(int(number * (2 * reach + 1)) - reach for number in (draw.shift_rows, draw.shift_columns))
-    return Window(draw.row, int(columns["episode"][draw.row]), anchor, end, slots, wanted > slots, shift)
+    return Window(draw.row, int(columns["episode"][draw.row]), anchor, end, slots, wanted > slots)
 
 
 def frame_indices(window: Window, frames: int, settings: LoaderSettings) -> Int[np.ndarray, "N 4"]:

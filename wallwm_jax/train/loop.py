@@ -1,5 +1,6 @@
 """A stage trained from a config and a curated dataset."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -89,7 +90,8 @@ def stage_data(
     def train(step: int) -> Iterable[EventBatch]:
         return make_loader(curated, settings, seed=seed, split="train", start_step=step, workers=workers, **share)
 
-    heldout = make_loader(curated, settings.unmoved(), seed=seed, split="heldout", num_steps=eval_batches, **share)
+    unmoved = dataclasses.replace(settings, anchor_jitter=0.0)
+    heldout = make_loader(curated, unmoved, seed=seed, split="heldout", num_steps=eval_batches, **share)
     return StageData(train, tuple(heldout))
 
 
