@@ -1,5 +1,7 @@
 """The losses of stages 1 and 2 on the "micro" model: what masks exclude has no influence; nothing flows back."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,7 @@ def test_stage_gradients_reach_their_towers_and_no_others(evaluate):
 
 
 def test_evaluation_conditions_are_those_of_inference():
-    """No sight cones, no dropped captions, no jitter; everything else is kept."""
-    assert VIDEO.for_evaluation() == VideoSettings(sight_cones=False, caption_drop=None)
-    assert ACTION.for_evaluation() == ActionSettings(draws=2, dct_weight=0.1, regressed="clean", anchor_jitter=0.0)
+    """No sight cones, no dropped captions, no jitter, even times; everything else is kept."""
+    video, action = (dataclasses.replace(settings, time_shift=3.0) for settings in (VIDEO, ACTION))
+    assert video.for_evaluation() == VideoSettings(sight_cones=False, caption_drop=None)
+    assert action.for_evaluation() == ActionSettings(draws=2, dct_weight=0.1, regressed="clean", anchor_jitter=0.0)

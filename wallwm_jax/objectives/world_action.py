@@ -33,8 +33,9 @@ class VideoSettings:
     caption_drop: CaptionDrop | None = dataclasses.field(default_factory=CaptionDrop)
 
     def for_evaluation(self) -> "VideoSettings":
-        """As at inference: no sight cones, every caption; the times and weights stay comparable."""
-        return dataclasses.replace(self, sight_cones=False, caption_drop=None)
+        """As at inference: no sight cones, every caption. Times are even, whatever training draws more often, so that
+        runs with different shifts can be compared."""
+        return dataclasses.replace(self, sight_cones=False, caption_drop=None, time_shift=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +57,8 @@ class ActionSettings:
     dct_weight: float = 0.0
 
     def for_evaluation(self) -> "ActionSettings":
-        """As at inference: the video tower is read exactly at the anchor."""
-        return dataclasses.replace(self, anchor_jitter=0.0)
+        """As at inference: the video tower is read exactly at the anchor; even times, as in `VideoSettings`."""
+        return dataclasses.replace(self, anchor_jitter=0.0, time_shift=1.0)
 
 
 class Observed(NamedTuple):
