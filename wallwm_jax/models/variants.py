@@ -16,6 +16,8 @@ class Variant:
       channels: latent channels C.
       cells: latent cells h = w; learned places of the duration head depend on it.
       patch: patch side in latent cells.
+      reader: channels of the convolutions by which captions read keyframes, each of stride 2; none: no such reading.
+      reads: places that a caption asks for in every view.
       prediction: what the video head predicts: "velocity", or "clean" latents (as the change from the keyframe).
       action_prediction: the same for actions: "velocity" or "clean".
       min_time: least t by which a clean prediction is divided.
@@ -39,6 +41,8 @@ class Variant:
     channels: int
     cells: int
     patch: int = 2
+    reader: tuple[int, ...] = ()
+    reads: int = 4
     codec: HaarCodec | None = None
     prediction: str = "velocity"
     action_prediction: str = "velocity"
@@ -67,12 +71,13 @@ VARIANTS: Mapping[str, Variant] = {
     "micro": Variant(
         layers=2, embed=32, heads=2, mlp=64, action_embed=24, action_heads=2, action_mlp=48,
         text_layers=1, text_embed=16, text_heads=2, text_mlp=32, vocabulary=259, duration_embed=16,
-        channels=24, cells=4, codec=_MICRO_CODEC, prediction="clean", frequency=16, max_latent_frames=8,
+        channels=24, cells=4, reader=(8, 12), codec=_MICRO_CODEC, prediction="clean", frequency=16, max_latent_frames=8,
     ),
     "tiny": Variant(
         layers=4, embed=192, heads=4, mlp=768, action_embed=128, action_heads=4, action_mlp=320,
         text_layers=2, text_embed=128, text_heads=4, text_mlp=256, vocabulary=259, duration_embed=64,
-        channels=96, cells=12, patch=3, codec=_TINY_CODEC, prediction="clean", frequency=128, max_latent_frames=16,
+        channels=96, cells=12, patch=3, reader=(16, 32, 64), codec=_TINY_CODEC, prediction="clean", frequency=128,
+        max_latent_frames=16,
     ),
     "wan2.1-1.3b": Variant(
         layers=30, embed=1536, heads=12, mlp=8960, action_embed=768, action_heads=12, action_mlp=2048,

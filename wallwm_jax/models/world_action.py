@@ -50,7 +50,7 @@ class WorldAction(nn.Module):
         video = shared | _heads(row.embed, row.heads) | {"embed": row.embed, "mlp": row.mlp}
         video |= {"modulation": VIDEO_MODULATIONS, "view_rotation": positions.view_rotation_size(pairs)}
         action = shared | _heads(row.action_embed, row.action_heads) | {"embed": row.embed, "mlp": row.action_mlp}
-        action |= {"action_embed": row.action_embed, "modulation": action_dit.ACTION_MODULATIONS}
+        action |= {"action_embed": row.action_embed, "modulation": action_dit.ACTION_MODULATIONS, "query": row.reads}
         text = _heads(row.text_embed, row.text_heads) | {"text_embed": row.text_embed, "mlp": row.text_mlp}
         text |= {"vocabulary": row.vocabulary, "relative": row.relative}
         width = row.duration_embed
@@ -59,7 +59,7 @@ class WorldAction(nn.Module):
 
         self.text_encoder = TextEncoder(row.text_layers, text, self.dtype)
         self.video_tower = VideoTower(video, row.channels, row.patch, self.dtype, name="video")
-        self.action_tower = action_dit.ActionTower(action, self.dtype, name="action")
+        self.action_tower = action_dit.ActionTower(action, row.reader, self.dtype, name="action")
         self.duration_head = DurationHead(duration, self.dtype, name="duration")
         options = {"cross_view": self.cross_view, "remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
         self.blocks = towers(row.layers, video, action, **options)
@@ -142,11 +142,9 @@ class WorldAction(nn.Module):
         text_mask: Bool[Array, "B S L"],
     ) -> Float[Array, "B S"]:
         """Log control steps of every event, fp32; 0 for empty segments."""
-        segments = 1 + jnp.arange(batch.segment_mask.shape[1])
-        first = _observed_slots(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
-        slot = jnp.argmax(first, -1)
-        patches = jax.vmap(lambda row, slots: row[slots])(patchify(observed, self.variant.patch), slot)
-        real = jax.vmap(lambda row, slots: row[slots])(_real_views(batch), slot) & jnp.any(first, -1)[..., None]
+        keyframes, known = _of_keyframes(batch, observed)
+        patches = patchify(keyframes, self.variant.patch)
+        real = _of_keyframes(batch, _real_views(batch))[0] & known[..., None]
         steps = self.duration_head(patches, real, text_features, text_mask, batch.state, batch.dof_mask)
         return jnp.where(batch.segment_mask, steps, 0.0)
 
@@ -217,13 +215,26 @@ class WorldAction(nn.Module):
             modulation=modulation,
             rotation=positions.rotation(angles),
             mask=masks.repeat_batch(within, draws),
-            state=self.action_tower.embed_state(batch.state, batch.dof_mask),
+            state=self.action_tower.embed_state(batch.state, batch.dof_mask) + self._read_keyframes(batch),
             segments=ids,
             video_position=self.action_tower.video_positions(video_frames, batch.frame_times, grid),
             video_mask=masks.repeat_queries(across, draws),
         )
         dof = gather_segments(batch.dof_mask, ids)
         return self.action_tower.embed(noisy, dof, frames, batch.action_times), (context, embedding)
+
+    def _read_keyframes(self, batch):
+        """What every caption finds in its keyframe, `[B, S, action_embed]`; 0 without a reader."""
+        if not self.variant.reader:
+            return 0.0
+        pictures, known = _of_keyframes(batch, batch.frames[:, :, 0])
+        real = _of_keyframes(batch, _real_views(batch))[0] & known[..., None]
+        shown = batch.text_mask & batch.segment_mask[..., None]
+        # Captions are read as stage 1 left them: actions train no text encoder.
+        text = jax.lax.stop_gradient(self.encode_text(batch.text, shown))
+        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, text, shown)
+        found = self.action_tower.read_keyframes(*(part.reshape(-1, *part.shape[2:]) for part in given))
+        return found.reshape(*batch.segment_mask.shape, -1)
 
     def _action_velocity(self, batch, tokens, embedding, noisy, time):
         ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)
@@ -246,6 +257,13 @@ def _heads(width: int, heads: int) -> dict[str, int]:
 def _observed_slots(batch: EventBatch) -> Bool[Array, "B F"]:
     """Keyframe slots; the rest is to be generated."""
     return (batch.frame_positions == 0) & batch.frame_mask
+
+
+def _of_keyframes(batch: EventBatch, values: Array) -> tuple[Array, Bool[Array, "B S"]]:
+    """Values `[B, F, ...]` at every event's keyframe, as `[B, S, ...]`, and whether there is one."""
+    segments = 1 + jnp.arange(batch.segment_mask.shape[1])
+    own = _observed_slots(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
+    return jax.vmap(lambda row, slots: row[slots])(values, jnp.argmax(own, -1)), jnp.any(own, -1)
 
 
 def _real_views(batch: EventBatch) -> Bool[Array, "B F V"]:

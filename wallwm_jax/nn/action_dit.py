@@ -3,7 +3,7 @@
 Tokens are `[B, K, A, action_embed]`: K noise draws share a row's state and video features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend
+from wallwm_jax.nn.keyframe_reader import KeyframeReader
 from wallwm_jax.nn.layers import (
     GatedFeedForward,
     Linear,
@@ -111,9 +112,11 @@ class ActionTower(nn.Module):
 
     Attributes:
       sizes: must give action_embed, embed (video), dof (26), frequency, modulation, position (latent frames), view.
+      reader: channels of the keyframe reader's convolutions; none: no reader.
     """
 
     sizes: Mapping[str, int]
+    reader: Sequence[int] = ()
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -121,6 +124,8 @@ class ActionTower(nn.Module):
         masked = {**sizes, "dof": 2 * sizes["dof"]}
         self.input = Linear("dof -> action_embed @adamw", masked, dtype=self.dtype)
         self.state = Linear("dof -> action_embed @adamw", masked, dtype=self.dtype)
+        if self.reader:
+            self.keyframe_reader = KeyframeReader(sizes, self.reader, self.dtype)
         self.time = TimeModulation("action_embed", sizes)
         self.frame = parameter(self, "frame", "[position] action_embed", sizes, normal(0.02))
         self.clock = Linear("frequency -> action_embed @adamw", sizes, bias=None)
@@ -152,6 +157,20 @@ class ActionTower(nn.Module):
         """The state tokens, at tau = 0."""
         inputs = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)
         return self.state(inputs) + self.frame[0]
+
+    def read_keyframes(
+        self,
+        pictures: Float[Array, "N V H W 3"],
+        view_mask: Bool[Array, "N V"],
+        text: Float[Array, "N L text_embed"],
+        text_mask: Bool[Array, "N L"],
+    ) -> Float[Array, "N action_embed"]:
+        """Where in the keyframe (pixels in [-1, 1]) is what the caption names; joins the state token.
+
+        Ours: the paper's actions know of the scene what a pretrained video tower tells them. One trained for minutes
+        tells the patch that a thing is in, and a grasp needs the centimetre.
+        """
+        return self.keyframe_reader(pictures, view_mask, text, text_mask)
 
     def video_positions(
         self, frames: Int[Array, "B F"], seconds: Float[Array, "B F"], grid: tuple[int, int]
