@@ -167,8 +167,8 @@ class ActionTower(nn.Module):
     ) -> Float[Array, "N action_embed"]:
         """Where in the keyframe (pixels in [-1, 1]) is what the caption names; joins the state token.
 
-        Ours: the paper's actions know of the scene what the video tower's patches tell them, and that tower is pretrained.
-        The reader sees finer cells and learns from the actions themselves.
+        Ours: the paper's actions know of the scene what the patches of a pretrained video tower tell them. The reader
+        sees finer cells and learns from the actions themselves.
         """
         return self.keyframe_reader(pictures, view_mask, text, text_mask)
 
