@@ -46,15 +46,16 @@ class KeyframeReader(nn.Module):
         """What was found, all views together; pixels in [-1, 1]. An absent view finds nothing; without a caption the
         queries are the same for every event."""
         cells, places = self._cells(pictures)
-        query = self._queries(text, text_mask)
+        caption = self._caption(text, text_mask)
+        query = self._queries(caption)
         key = self._by_view("key", cells)
         scores = jnp.einsum("nvmd,nvcd->nvmc", query, key) * query.shape[-1] ** -0.5
         found = jnp.einsum("nvmc,cd->nvmd", jax.nn.softmax(scores.astype(jnp.float32), -1), places)
         found = jnp.where(view_mask[..., None, None], found, 0.0)
-        sizes = {**self.sizes, "window": found.shape[-1]}
-        hidden = nn.gelu(
-            Linear("view query window -> action_embed @adamw", sizes, dtype=self.dtype, name="hidden")(found)
-        )
+        sizes = {**self.sizes, "window": found.shape[-1], "head_dim": WIDTH}
+        hidden = Linear("view query window -> action_embed @adamw", sizes, dtype=self.dtype, name="hidden")(found)
+        hidden = hidden + Linear("head_dim -> action_embed @adamw", sizes, bias=None, name="asked")(caption)
+        hidden = nn.gelu(hidden)
         return Linear("action_embed -> action_embed @adamw", sizes, dtype=self.dtype, name="output")(hidden)
 
     def _cells(self, pictures: Array) -> tuple[Float[Array, "N V cells stem"], Float[Array, "cells place"]]:
@@ -67,12 +68,18 @@ class KeyframeReader(nn.Module):
         _, rows, columns, width = x.shape
         return layer_norm(x).reshape(*pictures.shape[:2], rows * columns, width), _places(rows, columns)
 
-    def _queries(self, text: Array, text_mask: Array) -> Float[Array, "N V query head_dim"]:
-        """Each view's queries: learned ones, moved by the mean of the caption's features (zero without a caption)."""
-        shown = text_mask[..., None].astype(jnp.float32)
-        caption = jnp.sum(text * shown, 1) / jnp.maximum(jnp.sum(shown, 1), 1.0)
+    def _caption(self, text: Array, text_mask: Array) -> Float[Array, "N head_dim"]:
+        """What the caption says, each number from the token that says it loudest; 0 without a caption. A mean over the
+        tokens, most of which name neither thing nor verb, needs several times as many events to be told apart."""
         sizes = {**self.sizes, "head_dim": WIDTH}
-        asked = Linear("text_embed -> view query head_dim @adamw", sizes, bias=None, name="query")(layer_norm(caption))
+        said = Linear("text_embed -> head_dim @adamw", sizes, name="caption")(layer_norm(text))
+        loudest = jnp.max(said, 1, initial=jnp.finfo(said.dtype).min, where=text_mask[..., None])
+        return jnp.where(jnp.any(text_mask, 1)[:, None], loudest, 0.0)
+
+    def _queries(self, caption: Float[Array, "N head_dim"]) -> Float[Array, "N V query head_dim"]:
+        """Each view's queries: learned ones, moved by what the caption says."""
+        sizes = {**self.sizes, "window": WIDTH, "head_dim": WIDTH}
+        asked = Linear("window -> view query head_dim @adamw", sizes, bias=None, name="query")(caption)
         return asked + parameter(self, "question", "[view query] head_dim", sizes, normal(1.0))
 
     def _by_view(self, name: str, cells: Array) -> Float[Array, "N V cells head_dim"]:
