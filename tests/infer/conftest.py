@@ -46,11 +46,13 @@ class KnownFlow:
         features = values.reshape(1, *values.shape[:3], -1, values.shape[-1])
         return (noisy - end) / jnp.maximum(at, 1e-6), features
 
-    def action(self, batch, noisy, time, features):
+    def read_keyframes(self, batch, text_features, text_mask):
+        return text_mask.sum(axis=2)[..., None] / 100.0
+
+    def action(self, batch, noisy, time, found, features):
         self.calls.append("action")
-        length = batch.text_mask.sum(axis=(1, 2))[:, None, None, None] / 100.0
         mean = features.mean(axis=(0, 2, 3, 4, 5))[:, None, None, None]
-        end = batch.state[:, :, None] + length + mean
+        end = batch.state[:, :, None] + found[:, :, None] + mean
         return (noisy - end) / jnp.maximum(time[..., None], 1e-6)
 
     def duration(self, batch, keyframes, text_features, text_mask):

@@ -61,7 +61,9 @@ def test_scan_equals_a_loop(micro, inputs):
         text = module.encode_text(batch.text, batch.text_mask)
         given = (batch, noises["noisy_video"], latents, noises["video_time"], text, batch.text_mask, False)
         video, (video_context, _) = module._video_inputs(*given)
-        action, (action_context, _) = module._action_inputs(batch, noises["noisy_action"], noises["action_time"])
+        found = module.read_keyframes(batch, text, batch.text_mask)
+        given = (batch, noises["noisy_action"], noises["action_time"], found)
+        action, (action_context, _) = module._action_inputs(*given)
         contexts = (video_context, action_context)
         scanned, _ = module.blocks((video, action), None, *contexts)
         return (video, action), contexts, scanned, module.blocks((video, None), None, video_context, None)[1]

@@ -51,15 +51,19 @@ class Condition(NamedTuple):
     keyframe: Float[Array, "B 1 V h w C"]
     text_features: Float[Array, "B S L width"]
     text_mask: Bool[Array, "B S L"]
+    found: Float[Array, "B S action_embed"]
+    """What the caption finds in the keyframe, for the actions."""
 
 
 def observe(model: Any, parameters: Any, batch: EventBatch) -> tuple[Condition, Float[Array, "B S"]]:
-    """Encodes keyframes (zero for absent views) and captions; also the control steps that the duration head expects."""
+    """Encodes keyframes (zero for absent views) and captions, and reads the one by the other; also the control steps
+    that the duration head expects."""
     variables = {"params": parameters}
     keyframe = model.apply(variables, batch.frames[:, :1], method="encode_frames")
     keyframe = jnp.where(batch.view_mask[:, :1, :, None, None, None], keyframe, 0.0)
     text_features = model.apply(variables, batch.text, batch.text_mask, method="encode_text")
-    given = Condition(keyframe, text_features, batch.text_mask)
+    found = model.apply(variables, batch, text_features, batch.text_mask, method="read_keyframes")
+    given = Condition(keyframe, text_features, batch.text_mask, found)
     channel = _keyframe_channel(given, batch.frame_mask.shape[1])
     log_steps = model.apply(variables, batch, channel, text_features, batch.text_mask, method="duration")
     return given, jnp.exp(log_steps)
@@ -99,6 +103,7 @@ def act(
     model: Any,
     parameters: Any,
     batch: EventBatch,
+    given: Condition,
     noise: Float[Array, "B K A 26"],
     features: Float[Array, "layers B F V n embed"],
     settings: SolverSettings,
@@ -108,7 +113,8 @@ def act(
     shape = (*noise.shape[:2], 1)
 
     def velocity(noisy, time):
-        predicted = model.apply({"params": parameters}, batch, noisy, jnp.full(shape, time), features, method="action")
+        inputs = (batch, noisy, jnp.full(shape, time), given.found, features)
+        predicted = model.apply({"params": parameters}, *inputs, method="action")
         return jnp.where(valid, predicted, 0.0)
 
     grid = time_grid(settings.action_steps, settings.action_shift)

@@ -149,7 +149,7 @@ class EventMode:
         rest = solver.times_from_anchor()
         anchor = (rest[0], rest[min(1, len(rest) - 1)])
         sample, features = self._run("video", bucket, self._parameters, batch, given, sample, *anchor)
-        actions = np.asarray(self._run("act", bucket, self._parameters, batch, noise, features))
+        actions = np.asarray(self._run("act", bucket, self._parameters, batch, given, noise, features))
         if not dream:
             return actions, None
         for step in itertools.pairwise(rest[1:]):

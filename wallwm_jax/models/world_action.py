@@ -79,7 +79,8 @@ class WorldAction(nn.Module):
         text = self.encode_text(batch.text, batch.text_mask)
         noisy_video = self._with_keyframes(batch, noisy_video, observed)
         video, context = self._video_inputs(batch, noisy_video, observed, video_time, text, batch.text_mask, False)
-        action, action_context = self._action_inputs(batch, noisy_action, action_time)
+        found = self.read_keyframes(batch, text, batch.text_mask)
+        action, action_context = self._action_inputs(batch, noisy_action, action_time, found)
         (video, action), _ = self.blocks((video, action), None, context[0], action_context[0])
         return (
             self._video_velocity(batch, video, context[1], noisy_video, observed, video_time),
@@ -122,15 +123,37 @@ class WorldAction(nn.Module):
         (tokens, _), features = self.blocks((tokens, None), None, context[0], None)
         return self._video_velocity(batch, tokens, context[1], noisy, observed, time), features
 
+    def read_keyframes(
+        self,
+        batch: EventBatch,
+        text_features: Float[Array, "B S L text_embed"],
+        text_mask: Bool[Array, "B S L"],
+    ) -> Float[Array, "B S action_embed"]:
+        """Where in its keyframe is what a caption names, as a part of the event's state token; 0 without a reader.
+
+        Ours: the paper's actions know of the scene what the patches of a pretrained video tower tell them. The reader
+        sees finer cells and learns from the actions themselves, which train no text encoder.
+        """
+        if not self.variant.reader:
+            return jnp.zeros((*batch.segment_mask.shape, self.variant.action_embed))
+        pictures, known = _of_keyframes(batch, batch.frames[:, :, 0])
+        real = _of_keyframes(batch, _real_views(batch))[0] & known[..., None]
+        shown = text_mask & batch.segment_mask[..., None]
+        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, jax.lax.stop_gradient(text_features), shown)
+        found = self.action_tower.keyframe_reader(*(part.reshape(-1, *part.shape[2:]) for part in given))
+        return found.reshape(*batch.segment_mask.shape, -1)
+
     def action(
         self,
         batch: EventBatch,
         noisy: Float[Array, "B K A 26"],
         time: Float[Array, "B K S"],
+        found: Float[Array, "B S action_embed"],
         features: Float[Array, "layers B F V n embed"],
     ) -> Float[Array, "B K A 26"]:
-        """Velocity of K noise draws that share the video features (eqs. 9-13), fp32; masked DoF are exactly 0."""
-        tokens, context = self._action_inputs(batch, noisy, time)
+        """Velocity of K noise draws that share the video features (eqs. 9-13) and what `read_keyframes` found, fp32;
+        masked DoF are exactly 0."""
+        tokens, context = self._action_inputs(batch, noisy, time, found)
         (_, tokens), _ = self.blocks((None, tokens), features, None, context[0])
         return self._action_velocity(batch, tokens, context[1], noisy, time)
 
@@ -195,7 +218,7 @@ class WorldAction(nn.Module):
         slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]
         return velocity_of_clean(noisy, predicted + keyframe.reshape(observed.shape), slot_time, self.variant.min_time)
 
-    def _action_inputs(self, batch, noisy, time):
+    def _action_inputs(self, batch, noisy, time, found):
         """Tokens, and (the blocks' context, the tokens' time embedding)."""
         _, draws, steps, _ = noisy.shape
         slots, row = batch.frame_positions.shape[1], self.variant
@@ -215,26 +238,13 @@ class WorldAction(nn.Module):
             modulation=modulation,
             rotation=positions.rotation(angles),
             mask=masks.repeat_batch(within, draws),
-            state=self.action_tower.embed_state(batch.state, batch.dof_mask) + self._read_keyframes(batch),
+            state=self.action_tower.embed_state(batch.state, batch.dof_mask) + found,
             segments=ids,
             video_position=self.action_tower.video_positions(video_frames, batch.frame_times, grid),
             video_mask=masks.repeat_queries(across, draws),
         )
         dof = gather_segments(batch.dof_mask, ids)
         return self.action_tower.embed(noisy, dof, frames, batch.action_times), (context, embedding)
-
-    def _read_keyframes(self, batch):
-        """What every caption finds in its keyframe, `[B, S, action_embed]`; 0 without a reader."""
-        if not self.variant.reader:
-            return 0.0
-        pictures, known = _of_keyframes(batch, batch.frames[:, :, 0])
-        real = _of_keyframes(batch, _real_views(batch))[0] & known[..., None]
-        shown = batch.text_mask & batch.segment_mask[..., None]
-        # Captions are read as stage 1 left them: actions train no text encoder.
-        text = jax.lax.stop_gradient(self.encode_text(batch.text, shown))
-        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, text, shown)
-        found = self.action_tower.read_keyframes(*(part.reshape(-1, *part.shape[2:]) for part in given))
-        return found.reshape(*batch.segment_mask.shape, -1)
 
     def _action_velocity(self, batch, tokens, embedding, noisy, time):
         ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)

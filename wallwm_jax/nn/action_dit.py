@@ -108,7 +108,7 @@ class ActionBlock(nn.Module):
 
 
 class ActionTower(nn.Module):
-    """What surrounds the action blocks: action, state, time and position embeddings, and the head.
+    """What surrounds the action blocks: action, state, time and position embeddings, the keyframe reader, the head.
 
     Attributes:
       sizes: must give action_embed, embed (video), dof (26), frequency, modulation, position (latent frames), view.
@@ -157,20 +157,6 @@ class ActionTower(nn.Module):
         """The state tokens, at tau = 0."""
         inputs = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)
         return self.state(inputs) + self.frame[0]
-
-    def read_keyframes(
-        self,
-        pictures: Float[Array, "N V H W 3"],
-        view_mask: Bool[Array, "N V"],
-        text: Float[Array, "N L text_embed"],
-        text_mask: Bool[Array, "N L"],
-    ) -> Float[Array, "N action_embed"]:
-        """Where in the keyframe (pixels in [-1, 1]) is what the caption names; joins the state token.
-
-        Ours: the paper's actions know of the scene what the patches of a pretrained video tower tell them. The reader
-        sees finer cells and learns from the actions themselves.
-        """
-        return self.keyframe_reader(pictures, view_mask, text, text_mask)
 
     def video_positions(
         self, frames: Int[Array, "B F"], seconds: Float[Array, "B F"], grid: tuple[int, int]

@@ -117,7 +117,9 @@ def action_loss(
     time = flow.sample_time(substream(key, "action_time"), shape, settings.time_sampling, settings.time_shift)
     slot_time = of_segments(time, batch.action_segment_ids)[..., None]
     noisy = flow.interpolate(actions, noise, slot_time)
-    predicted = model.apply({"params": parameters}, batch, noisy, time, features, method="action")
+    given = (batch, observed.text_features, observed.text_mask)
+    found = model.apply({"params": parameters}, *given, method="read_keyframes")
+    predicted = model.apply({"params": parameters}, batch, noisy, time, found, features, method="action")
     weight = flow.weight(slot_time, settings.regressed)
     error = weight * jnp.square(predicted - flow.velocity(actions, noise))
     action = masked_mean(error, jnp.broadcast_to(valid[:, None], error.shape))
