@@ -29,8 +29,8 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.curation = ml_collections.ConfigDict()
     # Many clusters of motions, on episodes enough to fill them, give a share of the draws to every place that is
     # reached for and moved to; with few, the motions that are always the same take it.
-    config.curation.vision_language_clusters = 8
-    config.curation.action_clusters = 8 if demo else 96
+    config.curation.vision_language_clusters = 12 if demo else 8
+    config.curation.action_clusters = 32 if demo else 96
 
     config.data = ml_collections.ConfigDict()
     config.data.rows = 4
@@ -52,13 +52,14 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     # with 1 / t^2, would drown what has to be learned at large t.
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
-    config.stages.video.steps = 345 if demo else 2000
+    config.stages.video.steps = 360 if demo else 1300
+    config.stages.video.warmup_steps = 50
     config.stages.video.learning_rate = 1e-2
     config.stages.video.adamw_learning_rate = 4e-3
     config.stages.video.objective.time_shift = 2.5 if demo else 5.0
     config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
-    config.stages.action.steps = 480 if demo else 5500
+    config.stages.action.steps = 480 if demo else 3000
     config.stages.action.learning_rate = 5e-3
     config.stages.action.adamw_learning_rate = 3e-3
     config.stages.action.objective.draws = 3

@@ -18,7 +18,8 @@ class Variant:
       patch: patch side in latent cells.
       reader: channels of the convolutions by which captions read keyframes, each of stride 2; none: no such reading.
       reads: places that a caption asks for in every view.
-      prediction: what the video head predicts: "velocity", or "clean" latents (as the change from the keyframe).
+      prediction: what the video head predicts: "velocity", or "clean" latents (what is gone from the keyframe, and what
+        came).
       action_prediction: the same for actions: "velocity" or "clean".
       min_time: least t by which a clean prediction is divided.
       max_latent_frames: learned positions of latent frames in an event.

@@ -57,8 +57,9 @@ class WorldAction(nn.Module):
         duration = shared | _heads(width, 4) | {"embed": width, "mlp": 2 * width, "output": 1}
         duration["position"] = (row.cells // row.patch) ** 2
 
+        predicted = row.channels + (row.prediction == "clean")
         self.text_encoder = TextEncoder(row.text_layers, text, self.dtype)
-        self.video_tower = VideoTower(video, row.channels, row.patch, self.dtype, name="video")
+        self.video_tower = VideoTower(video, row.channels, row.patch, predicted, self.dtype, name="video")
         self.action_tower = action_dit.ActionTower(action, row.reader, self.dtype, name="action")
         self.duration_head = DurationHead(duration, self.dtype, name="duration")
         options = {"cross_view": self.cross_view, "remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
@@ -216,7 +217,10 @@ class WorldAction(nn.Module):
         own_keyframe = (own_keyframe & _observed_slots(batch)[:, None, :]).astype(jnp.float32)
         keyframe = jnp.einsum("bfg,bgx->bfx", own_keyframe, observed.reshape(*observed.shape[:2], -1))
         slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]
-        return velocity_of_clean(noisy, predicted + keyframe.reshape(observed.shape), slot_time, self.variant.min_time)
+        # How much of the keyframe's cell is gone: what moves away need not be drawn with the opposite sign.
+        change, gone = predicted[..., :-1], predicted[..., -1:]
+        clean = (1.0 - gone) * keyframe.reshape(observed.shape) + change
+        return velocity_of_clean(noisy, clean, slot_time, self.variant.min_time)
 
     def _action_inputs(self, batch, noisy, time, found):
         """Tokens, and (the blocks' context, the tokens' time embedding)."""

@@ -118,11 +118,13 @@ class VideoTower(nn.Module):
       sizes: must give embed, patch (latent values of a patch), frequency, modulation, text_embed, view, view_rotation.
       channels: latent channels C.
       patch: patch side in latent cells.
+      predicted: values that the head gives each latent cell: the latent's channels, and whatever else is asked of it.
     """
 
     sizes: Mapping[str, int]
     channels: int
     patch: int
+    predicted: int
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -137,7 +139,7 @@ class VideoTower(nn.Module):
         self.head_modulation = parameter(
             self, "head_modulation", "[modulation] embed", {**sizes, "modulation": 2}, normal(sizes["embed"] ** -0.5)
         )
-        self.head = Linear("embed -> patch @adamw", sizes, zeros)
+        self.head = Linear("embed -> patch @adamw", {**sizes, "patch": self.patch**2 * self.predicted}, zeros)
 
     def embed(
         self,
@@ -163,7 +165,7 @@ class VideoTower(nn.Module):
 
     def predict(
         self, x: Float[Array, "B F V n embed"], time: Float[Array, "B F embed"], grid: tuple[int, int]
-    ) -> Float[Array, "B F V h w C"]:
+    ) -> Float[Array, "B F V h w predicted"]:
         """The head: AdaLN and a linear map that starts at zero; fp32, as the loss needs it."""
         shift, scale = (time + row for row in self.head_modulation)
         values = self.head(layer_norm(x) * (1.0 + scale[:, :, None, None]) + shift[:, :, None, None])
