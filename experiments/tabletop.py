@@ -52,14 +52,14 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     # with 1 / t^2, would drown what has to be learned at large t.
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
-    config.stages.video.steps = 360 if demo else 1300
-    config.stages.video.warmup_steps = 50
+    config.stages.video.steps = 450 if demo else 2000
+    config.stages.video.warmup_steps = 180 if demo else 50
     config.stages.video.learning_rate = 1e-2
     config.stages.video.adamw_learning_rate = 4e-3
     config.stages.video.objective.time_shift = 2.5 if demo else 5.0
     config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
-    config.stages.action.steps = 480 if demo else 3000
+    config.stages.action.steps = 440 if demo else 5500
     config.stages.action.learning_rate = 5e-3
     config.stages.action.adamw_learning_rate = 3e-3
     config.stages.action.objective.draws = 3
@@ -71,7 +71,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.stages.action.objective.anchor_jitter = 0.0
 
     config.evaluate = ml_collections.ConfigDict()
-    config.evaluate.video_steps = 6
+    config.evaluate.video_steps = 3
     config.evaluate.action_steps = 5
     config.evaluate.samples = 8
     config.evaluate.buckets = (3, config.data.max_latent_frames)

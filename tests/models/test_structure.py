@@ -124,6 +124,26 @@ def test_sight_cones_act_in_training_only_where_cameras_are_known(micro, inputs,
     assert np.abs(joint[real][:, 0] - single[real][:, 0]).max() > 1e-3
 
 
+def test_a_clean_prediction_is_what_remains_of_the_keyframe_and_what_came(micro, inputs):
+    """A head of zeros predicts the event's own keyframe; `gone` = 1 leaves nothing of it, only the change."""
+    batch, noises = inputs
+    latents = np.asarray(micro.apply(micro.fresh, batch.frames, method="encode_frames"))
+    rows, future = np.arange(len(latents))[:, None], batch.frame_mask & (batch.frame_positions > 0)
+    keyframe = latents[rows, np.maximum(np.arange(latents.shape[1]) - batch.frame_positions, 0)]
+    time = noises["video_time"][rows, np.maximum(batch.frame_segment_ids - 1, 0)][..., None, None, None, None]
+
+    def clean(change, gone):
+        bias = np.full((micro.model.variant.patch**2, micro.model.variant.channels + 1), change, "f")
+        bias[:, -1] = gone
+        head = {**micro.fresh["video"]["head"], "bias": jnp.asarray(bias.reshape(-1))}
+        params = {**micro.fresh, "video": {**micro.fresh["video"], "head": head}}
+        return np.asarray(noises["noisy_video"] - time * micro.joint(params, batch, noises)[0])[future]
+
+    np.testing.assert_allclose(clean(0.0, 0.0), keyframe[future], atol=1e-4)
+    np.testing.assert_allclose(clean(0.3, 0.25), 0.75 * keyframe[future] + 0.3, atol=1e-4)
+    np.testing.assert_allclose(clean(0.3, 1.0), np.full_like(keyframe[future], 0.3), atol=1e-4)
+
+
 def test_frames_survive_the_latents(micro):
     """decode(encode) of frames that lie in the kept bands is the identity, in 0..255, with axes in their places."""
     small = np.random.default_rng(0).integers(0, 256, (1, 2, 1, 2, 8, 8, 3), dtype=np.uint8)
