@@ -7,8 +7,11 @@ The second records its episodes first (extra `sim`). Both run on two CPU cores a
 What they find stands in the README.
 """
 
+import dataclasses
+
 import ml_collections
 
+from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.train.settings import default_config
 
 
@@ -43,6 +46,9 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.data.spatial_compression = 8
     config.data.balance = True
 
+    config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=32)))
+    config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "float32"})
+
     config.model = ml_collections.ConfigDict()
     config.model.variant = "tiny"
     config.model.dtype = "float32"
@@ -50,6 +56,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     # Both objectives regress the clean end of the flow: on so few steps the velocity's error at small t, which grows
     # with 1 / t^2, would drown what has to be learned at large t.
+    config.recipe = (1, 2) if demo else (1, 2, 0, 3, 4)
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
     config.stages.video.steps = 450 if demo else 2000
@@ -69,6 +76,13 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     # than its dreams show, and a true future, however noisy, would teach the action tower to copy what it won't have.
     config.stages.action.objective.anchor_step = 0
     config.stages.action.objective.anchor_jitter = 0.0
+
+    for name, steps in (("backbone", 1500), ("conditioner", 600), ("staircase", 1000)):
+        config.stages[name] = default_config(name)
+        config.stages[name].steps = steps
+        config.stages[name].learning_rate = 1e-2
+        config.stages[name].adamw_learning_rate = 3e-3
+        config.stages[name].warmup_steps = 50
 
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.video_steps = 3

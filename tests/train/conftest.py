@@ -5,12 +5,14 @@ import pathlib
 import jax
 import pytest
 
-from tests.train.synthetic import random_batch
+from tests.train.synthetic import LETTERS, random_batch, random_plan_batch
 from wallwm_jax.core.mesh import make_mesh
-from wallwm_jax.models.initialise import init_parameters
+from wallwm_jax.models.initialise import init_parameters, init_reasoner
+from wallwm_jax.models.reasoner import Reasoner
+from wallwm_jax.models.reasoner_variants import reasoner_variant
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
-from wallwm_jax.train.architecture import architecture
+from wallwm_jax.train.architecture import architecture, reasoner_architecture
 from wallwm_jax.train.checkpoint import Records
 from wallwm_jax.train.fit import Run
 from wallwm_jax.train.settings import stage_settings
@@ -29,15 +31,36 @@ def model():
 
 
 @pytest.fixture(scope="session")
-def make_run(model, initial):
+def reasoner():
+    """The smallest vision-language side."""
+    return Reasoner(reasoner_variant("micro"), variant("micro"), 2, LETTERS)
+
+
+@pytest.fixture(scope="session")
+def initial_reasoner(reasoner):
+    """(parameters, declarations); tests must not donate these parameters."""
+    return init_reasoner(reasoner, jax.random.key(0), random_plan_batch(0))
+
+
+@pytest.fixture(scope="session")
+def sides(model, initial, reasoner, initial_reasoner):
+    """Of each side: model, (parameters, declarations), batch of a seed, architecture."""
+    return {
+        "world_action": (model, initial, random_batch, architecture(model)),
+        "reasoner": (reasoner, initial_reasoner, random_plan_batch, reasoner_architecture(reasoner)),
+    }
+
+
+@pytest.fixture(scope="session")
+def make_run(sides):
     """`make_run(stage_name, directory)`: a short run of a stage. The same everywhere, so that it compiles once."""
 
     def make(stage_name, directory=pathlib.Path()):
         stage = stage_of(stage_name)
-        records = Records({"seed": 0}, {"q": [0.5]}, {"name": "arm"}, architecture(model))
-        return Run(
-            stage, model, initial[1], stage_settings(stage, SETTINGS), make_mesh("laptop"), 0, records, directory
-        )
+        model, (_, declarations), _, described = sides[stage.side]
+        records = Records({"seed": 0}, {"q": [0.5]}, {"name": "arm"}, described)
+        settings = stage_settings(stage, SETTINGS)
+        return Run(stage, model, declarations, settings, make_mesh("laptop"), 0, records, directory)
 
     return make
 

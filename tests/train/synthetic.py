@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from wallwm_jax.core.types import EventBatch
+from wallwm_jax.core.types import EventBatch, PlanBatch
 
 SLOTS, VIEWS, SIZE, CELLS, SEGMENTS, LETTERS = 4, 2, 16, 4, 2, 6
 STEPS_A_LATENT = 4
@@ -51,4 +51,40 @@ def random_batch(seed: int, rows: int = 2) -> EventBatch:
         event_steps=np.concatenate([first, second], axis=1).astype(np.int32),
         truncated=np.zeros((rows, SEGMENTS), bool),
         event_rows=np.where(segment_mask, 0, -1).astype(np.int32),
+    )
+
+
+PROMPT, CAPTION, TRACE, NOTES = 8, 4, 7, 6
+
+
+def random_plan_batch(seed: int, rows: int = 2) -> PlanBatch:
+    """Moments with texts of random lengths; the last row is without pictures, as a plan in words is."""
+    generator = np.random.default_rng(seed)
+
+    def tokens(length: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.arange(length) < generator.integers(2, length + 1, (rows, 1))
+        return np.where(mask, generator.integers(3, most, mask.shape), 0).astype(np.int32), mask
+
+    recorded = np.arange(rows) < rows - 1
+    dof = np.zeros((rows, 26), bool)
+    dof[:, [10, 11, 12, 19]] = recorded[:, None]
+    trace, trace_mask = tokens(TRACE, 300)
+    return PlanBatch(
+        generator.integers(0, 256, (rows, VIEWS, SIZE, SIZE, 3), np.uint8),
+        np.repeat(recorded[:, None], VIEWS, 1),
+        np.where(dof, generator.uniform(-1, 1, dof.shape), 0).astype(np.float32),
+        dof,
+        *tokens(PROMPT, 300),
+        *tokens(CAPTION, 300),
+        np.ones(rows, bool),
+        trace,
+        trace_mask,
+        trace_mask & (recorded[:, None] | (np.arange(TRACE) != 1)),
+        *tokens(NOTES, 300),
+        *tokens(LETTERS, 259),
+        *tokens(LETTERS, 259),
+        np.where(recorded, generator.integers(1, 30, rows), 1).astype(np.float32),
+        recorded,
+        np.where(recorded, np.arange(rows), -1).astype(np.int32),
+        np.ones(rows, bool),
     )

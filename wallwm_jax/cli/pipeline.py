@@ -35,16 +35,18 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     """
     from wallwm_jax.core.mesh import check_batch, make_mesh
     from wallwm_jax.data.curation.curate import CurationSettings
+    from wallwm_jax.data.planning import PlanSettings
     from wallwm_jax.data.settings import LoaderSettings
     from wallwm_jax.evaluate.settings import EvaluationSettings
-    from wallwm_jax.train.architecture import build_model
+    from wallwm_jax.train.architecture import build_model, build_reasoner
     from wallwm_jax.train.settings import stage_settings
     from wallwm_jax.train.stages import STAGES
 
     config = load(specification, overrides)
     CurationSettings.from_config(config)
     check_batch(LoaderSettings.from_config(config.data).rows, make_mesh(config.mesh))
-    build_model(config.model, views=1)
+    check_batch(PlanSettings.from_config(config.planning).rows, make_mesh(config.mesh))
+    build_reasoner(config.reasoner, build_model(config.model, views=1).variant, 1, config.data.text_length)
     for stage in STAGES:
         stage_settings(stage, config.stages[stage.name])
     EvaluationSettings.from_config(config)
@@ -57,7 +59,7 @@ def run(specification: str, overrides: list[str], workdir: str) -> None:
     record(folder)
     if not folder.curated.exists():
         curate(folder)
-    for stage in (1, 2):
+    for stage in folder.config.recipe:
         train(folder, stage)
     evaluate(folder)
 

@@ -46,6 +46,8 @@ class Event:
     caption: str
     verb: str
     object: str
+    target: str = ""
+    """Where a thing is brought; empty where the event has no such place, or nobody noted it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,3 +137,47 @@ class EventBatch(NamedTuple):
     """Whether the event was longer than `max_latent_frames` allows."""
     event_rows: Int[np.ndarray, "B S"]
     """Row of the event index that filled the segment; -1 where the segment is empty."""
+
+
+class PlanBatch(NamedTuple):
+    """Moments of episodes as a planner sees them: pictures, the instruction, what has been done; and their labels.
+
+    Letters: P prompt tokens, C caption tokens, R trace tokens and N notes tokens of the vision-language trunk; L tokens
+    of the world model's text encoder. Masks are True on what is real.
+    """
+
+    views: UInt8[np.ndarray, "B V H W 3"]
+    view_mask: Bool[np.ndarray, "B V"]
+    state: Float[np.ndarray, "B 26"]
+    """Normalised to [-1, 1], zero where `dof_mask` is False."""
+    dof_mask: Bool[np.ndarray, "B 26"]
+    prompt: Int[np.ndarray, "B P"]
+    """Instruction and captions of past events; it ends with the token that asks for the next."""
+    prompt_mask: Bool[np.ndarray, "B P"]
+    caption: Int[np.ndarray, "B C"]
+    """The event under way or about to begin, and an end token."""
+    caption_mask: Bool[np.ndarray, "B C"]
+    asked_mask: Bool[np.ndarray, "B"]
+    """False where the prompt is blank: nobody could say from it what comes next, so caption and trace are no labels."""
+    trace: Int[np.ndarray, "B R"]
+    trace_mask: Bool[np.ndarray, "B R"]
+    trace_label_mask: Bool[np.ndarray, "B R"]
+    """False on spans that nobody has labelled."""
+    notes: Int[np.ndarray, "B N"]
+    notes_mask: Bool[np.ndarray, "B N"]
+    text: Int[np.ndarray, "B L"]
+    """The caption in the text encoder's tokens."""
+    text_mask: Bool[np.ndarray, "B L"]
+    canonical: Int[np.ndarray, "B L"]
+    """The event's canonical caption in the text encoder's tokens."""
+    canonical_mask: Bool[np.ndarray, "B L"]
+    remaining: Float[np.ndarray, "B"]
+    """Control steps to the event's end; 1 where `remaining_mask` is False."""
+    remaining_mask: Bool[np.ndarray, "B"]
+    event_rows: Int[np.ndarray, "B"]
+    """Row of the event index; -1 for a plan without an episode."""
+    row_mask: Bool[np.ndarray, "B"]
+
+
+TrainingBatch = EventBatch | PlanBatch
+"""What a stage learns from."""

@@ -5,7 +5,8 @@ number and works with any number of workers and hosts.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -21,6 +22,8 @@ from wallwm_jax.data.windows import check_captions
 
 CLUSTERINGS = ("vision_language_cluster", "action_cluster")
 _ENDLESS = 2**31
+Batch = TypeVar("Batch", bound=tuple)
+"""A named tuple of arrays."""
 
 
 class EventLoader:
@@ -93,6 +96,13 @@ def make_loader(
     loader = EventLoader(
         curated, settings, seed=seed, split=split, process_index=process_index, process_count=process_count
     )
+    return batches_of(loader, start_step, num_steps, workers)
+
+
+def batches_of(
+    loader: Sequence[Batch], start_step: int = 0, num_steps: int | None = None, workers: int = 0
+) -> Iterator[Batch]:
+    """Batches `start_step`, `start_step + 1`, ... of any loader whose batch is a function of the step."""
     steps = grain.MapDataset.source(loader).slice(slice(start_step, _ENDLESS))
     threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     batches = steps.to_iter_dataset(read_options=threads)
@@ -103,7 +113,7 @@ def make_loader(
     return _closing(batches, num_steps, copy=workers > 0)
 
 
-def _closing(batches: grain.IterDataset, count: int | None, copy: bool) -> Iterator[EventBatch]:
+def _closing(batches: grain.IterDataset, count: int | None, copy: bool) -> Iterator[Batch]:
     """The first `count` batches, or all. Closes the iterator at the end: it ends the workers and their shared memory,
     out of which `copy` takes each batch, since that memory is scarce and must not outlive the workers."""
     iterator = iter(batches)
@@ -113,8 +123,8 @@ def _closing(batches: grain.IterDataset, count: int | None, copy: bool) -> Itera
         iterator.close()
 
 
-def _owned(batch: EventBatch) -> EventBatch:
-    return EventBatch(*(np.array(array) for array in batch))
+def _owned(batch: Batch) -> Batch:
+    return type(batch)(*(np.array(array) for array in batch))
 
 
 def cluster_balance(

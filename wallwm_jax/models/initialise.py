@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wallwm_jax.core.types import EventBatch
+from wallwm_jax.core.types import EventBatch, PlanBatch
+from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.nn.parameters import declarations, materialise
 
@@ -25,4 +26,11 @@ def init_parameters(model: WorldAction, key: jax.Array, batch: EventBatch) -> tu
     `key` alone. Raises InputError for a parameter without a declaration."""
     one_row = jax.tree.map(lambda leaf: leaf[:1], batch)
     boxed = jax.eval_shape(model.init, key, *jax.eval_shape(lambda row: abstract_inputs(model, row), one_row))["params"]
+    return materialise(boxed, key), declarations(boxed)
+
+
+def init_reasoner(model: Reasoner, key: jax.Array, batch: PlanBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same for the vision-language side."""
+    one_row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
+    boxed = jax.eval_shape(model.init, key, one_row)["params"]
     return materialise(boxed, key), declarations(boxed)

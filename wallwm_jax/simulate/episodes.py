@@ -37,7 +37,8 @@ def record_episode(environment: TabletopEnvironment, seed: int, program: Program
             gripper = float(action[3])
         if not environment.event_completed(primitive.verb, primitive.object, primitive.target):
             raise EpisodeFailed(f"seed {seed}, {program.name}: {primitive.verb} {primitive.object}")
-        events.append(Event(start, len(rows), words, primitive.verb, primitive.object))
+        target = primitive.target or ""
+        events.append(Event(start, len(rows), words, primitive.verb, primitive.object, target))
         recovery.append(nudge is not None)
         places.append(snapshot.objects)
     state, action, intrinsics, extrinsics, frames = (np.stack(column) for column in zip(*rows, strict=True))

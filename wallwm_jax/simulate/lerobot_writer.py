@@ -49,6 +49,7 @@ def stage_episode(recording: Recording, folder: pathlib.Path, split: str) -> Non
             "caption": event.caption,
             "verb": event.verb,
             "object": event.object,
+            "target": event.target,
             "recovery": bool(recovery),
         }
         for event, recovery in zip(recording.events, recording.recovery, strict=True)
@@ -241,6 +242,7 @@ def _episode_table(episodes: Sequence[dict], views: Sequence[str]) -> pa.Table:
         ("caption", pa.string()),
         ("verb", pa.string()),
         ("object", pa.string()),
+        ("target", pa.string()),
         ("recovery", pa.bool_()),
     ):
         rows = [[event[name] for event in episode["events"]] for episode in episodes]

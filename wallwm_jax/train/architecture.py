@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.models.reasoner import Reasoner
+from wallwm_jax.models.reasoner_variants import ReasonerVariant, reasoner_variant
 from wallwm_jax.models.variants import Variant, variant
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.nn.video_codec import HaarCodec
@@ -41,6 +43,31 @@ def model_of(record: Mapping[str, Any], *, dtype: str = "float32") -> WorldActio
     if fields["codec"] is not None:
         fields["codec"] = HaarCodec(**fields["codec"])
     return WorldAction(Variant(**fields), record["views"], cross_view=record["cross_view"], dtype=_dtype(dtype))
+
+
+def build_reasoner(config: Section, world: Variant, views: int, text_length: int) -> Reasoner:
+    """The vision-language side of `config.reasoner` {variant, dtype, overrides}, for a world model of that size.
+
+    Raises InputError on unknown keys, variants, fields and dtypes.
+    """
+    check_keys(config, ("variant", "dtype", "overrides"), "config.reasoner")
+    if "variant" not in config:
+        raise InputError("config.reasoner", "no key 'variant'", "the name of a size")
+    row = reasoner_variant(config["variant"], dict(config.get("overrides") or {}))
+    return Reasoner(row, world, views, text_length, _dtype(config.get("dtype", "float32")))
+
+
+def reasoner_architecture(model: Reasoner) -> dict[str, Any]:
+    """`architecture` of the vision-language side."""
+    variant, world = (json.loads(json.dumps(dataclasses.asdict(row))) for row in (model.variant, model.world))
+    return {"variant": variant, "world": world, "views": model.views, "text_length": model.text_length}
+
+
+def reasoner_of(record: Mapping[str, Any], *, dtype: str = "float32") -> Reasoner:
+    """The vision-language side that `reasoner_architecture` described."""
+    world = model_of({"variant": record["world"], "views": record["views"], "cross_view": True}).variant
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record["variant"].items()}
+    return Reasoner(ReasonerVariant(**fields), world, record["views"], record["text_length"], _dtype(dtype))
 
 
 def _dtype(name: str) -> Any:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.rng import stream
-from wallwm_jax.core.types import EventBatch
+from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
 from wallwm_jax.train.checkpoint import CheckpointStore, Records
@@ -33,8 +33,8 @@ from wallwm_jax.train.step import Step, make_evaluation, make_train_step
 class StageData:
     """`train(step)` gives the batches from that step on (this process's rows); `heldout` is fixed."""
 
-    train: Callable[[int], Iterable[EventBatch]]
-    heldout: Sequence[EventBatch]
+    train: Callable[[int], Iterable[TrainingBatch]]
+    heldout: Sequence[TrainingBatch]
 
 
 @dataclasses.dataclass(frozen=True)

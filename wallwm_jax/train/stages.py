@@ -5,13 +5,23 @@ from collections.abc import Callable
 from typing import Any
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.objectives.reasoning import (
+    BackboneSettings,
+    ConditionerSettings,
+    StaircaseSettings,
+    backbone_loss,
+    conditioner_loss,
+    staircase_loss,
+)
 from wallwm_jax.objectives.world_action import ActionSettings, VideoSettings, action_loss, video_loss
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`; `settings` is the class of
-    the objective's settings; `starts_from` names the stage whose averaged parameters this one starts from."""
+    the objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
+    (tower, stage) pairs of towers that come from other stages. `side` says whose tower names these are: the world
+    model's ("world_action") or the vision-language side's ("reasoner")."""
 
     name: str
     number: int
@@ -21,6 +31,8 @@ class Stage:
     window: str
     captions: str
     starts_from: str | None = None
+    side: str = "world_action"
+    takes: tuple[tuple[str, str], ...] = ()
 
 
 STAGES: tuple[Stage, ...] = (
@@ -43,8 +55,42 @@ STAGES: tuple[Stage, ...] = (
         captions="the event's own",
         starts_from="video",
     ),
+    Stage(
+        name="backbone",
+        number=0,
+        trains=frozenset({"trunk", "language_model"}),
+        objective=backbone_loss,
+        settings=BackboneSettings,
+        window="moment",
+        captions="the event's own after a prompt, and the trace",
+        side="reasoner",
+        takes=(("text_encoder", "video"),),
+    ),
+    Stage(
+        name="conditioner",
+        number=3,
+        trains=frozenset({"conditioner"}),
+        objective=conditioner_loss,
+        settings=ConditionerSettings,
+        window="moment",
+        captions="the event's own",
+        starts_from="backbone",
+        side="reasoner",
+    ),
+    Stage(
+        name="staircase",
+        number=4,
+        trains=frozenset({"staircase"}),
+        objective=staircase_loss,
+        settings=StaircaseSettings,
+        window="moment",
+        captions="the trace, and the event's canonical caption",
+        starts_from="conditioner",
+        side="reasoner",
+    ),
 )
-"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout."""
+"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout.
+Stage 0 is no stage of the paper's: it makes the small models that stand where the paper has pretrained ones."""
 
 
 def stage_of(name: str) -> Stage:

@@ -9,13 +9,13 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from wallwm_jax.core.rng import stream, substream
-from wallwm_jax.core.types import EventBatch
+from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.optim import ema, freeze
 from wallwm_jax.train.settings import StageSettings
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState
 
-Step = Callable[[TrainState, EventBatch], tuple[TrainState, dict[str, Array]]]
+Step = Callable[[TrainState, TrainingBatch], tuple[TrainState, dict[str, Array]]]
 
 
 def make_train_step(
@@ -30,7 +30,7 @@ def make_train_step(
     key = stream(seed, "objective", stage.name)
     rate = settings.optimizer.schedule_of(settings.optimizer.learning_rate)
 
-    def step(state: TrainState, batch: EventBatch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: TrainingBatch) -> tuple[TrainState, dict[str, Array]]:
         trained, frozen = freeze.split(state.parameters, stage.trains)
 
         def loss_of(part: Any) -> tuple[Array, dict[str, Array]]:
@@ -61,7 +61,7 @@ def make_evaluation(model: Any, stage: Stage, settings: StageSettings) -> Callab
     """`evaluation(parameters, batch, key) -> metrics` with "loss" among them, under the conditions of inference."""
     objective = settings.objective.for_evaluation()
 
-    def evaluation(parameters: Any, batch: EventBatch, key: PRNGKeyArray) -> dict[str, Array]:
+    def evaluation(parameters: Any, batch: TrainingBatch, key: PRNGKeyArray) -> dict[str, Array]:
         loss, metrics = stage.objective(model, parameters, batch, key, objective)
         return {name: value for name, value in metrics.items() if name.endswith("loss")} | {"loss": loss}
 

@@ -14,7 +14,7 @@ from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import Episode
 from wallwm_jax.data import curated, text, transforms
-from wallwm_jax.data.curation import cluster, events
+from wallwm_jax.data.curation import cluster, events, language
 from wallwm_jax.data.curation.events import EventRow, Rejection
 from wallwm_jax.data.curation.frames import black_borders, decode_episodes
 from wallwm_jax.data.curation.index import EventIndex
@@ -37,6 +37,7 @@ class CurationSettings:
     static_speed: float = 0.02
     largest_speed: float = 5.0
     text_length: int = 56
+    token_vocabulary: int = 512
     threads: int = 4
     seed: int = 0
 
@@ -160,6 +161,7 @@ def _write(
     EventIndex.from_rows(rows).save(root / curated.INDEX)
     statistics.save(root / curated.STATISTICS)
     dataset.embodiment.save(root / curated.EMBODIMENT)
+    language.save_language(rows, dataset.info.root, root, settings.token_vocabulary)
     _save_numbers(root / curated.NUMBERS, list(by_index.values()), maps)
     report = _report(dataset, episodes, rows, rejections, statistics, settings)
     (root / curated.REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")

@@ -25,6 +25,7 @@ class EventRow:
     caption: str
     verb: str
     object: str
+    target: str = ""
     parent_rows: tuple[int, ...] = ()
     lag: int = 0
     quality_flags: tuple[str, ...] = ()
@@ -101,6 +102,7 @@ def action_rows(
                 caption=event.caption,
                 verb=event.verb,
                 object=event.object,
+                target=event.target,
                 quality_flags=("static",) if static > 0.9 else (),
                 recovery=is_recovery,
                 length=length,

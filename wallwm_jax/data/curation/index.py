@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("caption", pa.string()),
         ("verb", pa.string()),
         ("object", pa.string()),
+        ("target", pa.string()),
         ("parent_rows", pa.list_(pa.int32())),
         ("lag", pa.int32()),
         ("quality_flags", pa.list_(pa.string())),

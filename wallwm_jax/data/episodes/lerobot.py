@@ -1,8 +1,9 @@
 """Reading LeRobot v3.0 with pyarrow and PyAV: metadata and numbers at once, pixels on demand.
 
 Event annotations are list columns of meta/episodes (event_start, event_end, event_caption, event_verb, event_object,
-event_recovery); `split` and `program` are optional columns there. Calibration is read from the optional vector columns
-`observation.intrinsics` (9 numbers a view) and `observation.extrinsics` (16 a view), views in the order of info.json.
+and optionally event_recovery and event_target); `split` and `program` are optional columns there. Calibration is read
+from the optional vector columns `observation.intrinsics` (9 numbers a view) and `observation.extrinsics` (16 a view),
+views in the order of info.json.
 """
 
 import pathlib

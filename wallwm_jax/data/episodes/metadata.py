@@ -134,9 +134,12 @@ def _record(info: DatasetInfo, file: pathlib.Path, row: dict[str, Any]) -> Episo
         videos[view] = (path, Span(round(row[prefix + "from_timestamp"] * info.fps), row["length"]))
     events = _events(file, row)
     recovery = row.get("event_recovery") or [False] * len(events)
-    if len(recovery) != len(events):
-        field = f"{file}: episode {row['episode_index']}, event_recovery"
-        raise InputError(field, f"{len(recovery)} values", f"{len(events)}, one an event")
+    targets = row.get("event_target") or [""] * len(events)
+    for name, values in (("event_recovery", recovery), ("event_target", targets)):
+        if len(values) != len(events):
+            field = f"{file}: episode {row['episode_index']}, {name}"
+            raise InputError(field, f"{len(values)} values", f"{len(events)}, one an event")
+    events = tuple(dataclasses.replace(event, target=target) for event, target in zip(events, targets, strict=True))
     return EpisodeRecord(
         index=row["episode_index"],
         length=row["length"],

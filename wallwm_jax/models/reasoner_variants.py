@@ -1,0 +1,79 @@
+"""Sizes of the vision-language side: a size is a row of `REASONERS`."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from wallwm_jax.core.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasonerVariant:
+    """One size.
+
+    Attributes:
+      layers, embed, heads, key_heads, mlp: the trunk's; a head's width is embed / heads, and even.
+      sections: rotation pairs turned by time, row and column; they sum to half a head's width.
+      patch: side of an image patch in pixels.
+      vocabulary: ids of the caption tokens; at least as many as the dataset's tokenizer has.
+      relay_depth: N_r of the Staircase. latents: K.
+      prefix: soft tokens that a latent gives the small language model.
+      language_layers, language_embed, language_heads, language_mlp: the small language model's.
+      head_embed, head_heads, head_mlp, head_layers: widths and depth of the project-outs and the remaining-time head.
+    """
+
+    layers: int
+    embed: int
+    heads: int
+    key_heads: int
+    mlp: int
+    sections: tuple[int, int, int]
+    patch: int
+    vocabulary: int
+    relay_depth: int
+    latents: int
+    prefix: int
+    language_layers: int
+    language_embed: int
+    language_heads: int
+    language_mlp: int
+    head_embed: int
+    head_heads: int
+    head_mlp: int
+    head_layers: int = 2
+
+    def __post_init__(self):
+        for width, heads in (("embed", "heads"), ("language_embed", "language_heads"), ("head_embed", "head_heads")):
+            if getattr(self, width) % (2 * getattr(self, heads)):
+                expected = f"a multiple of 2 x {getattr(self, heads)} heads"
+                raise InputError(f"reasoner.{width}", getattr(self, width), expected)
+        if sum(self.sections) != self.embed // self.heads // 2:
+            raise InputError("reasoner.sections", self.sections, f"a sum of {self.embed // self.heads // 2}")
+        if not 0 < self.relay_depth < self.layers:
+            raise InputError("reasoner.relay_depth", self.relay_depth, f"1 to {self.layers - 1}")
+
+
+REASONERS: Mapping[str, ReasonerVariant] = {
+    "micro": ReasonerVariant(
+        layers=3, embed=32, heads=4, key_heads=2, mlp=48, sections=(2, 1, 1), patch=8, vocabulary=512,
+        relay_depth=2, latents=4, prefix=2, language_layers=2, language_embed=32, language_heads=2, language_mlp=48,
+        head_embed=32, head_heads=2, head_mlp=64, head_layers=1,
+    ),
+    "tiny": ReasonerVariant(
+        layers=6, embed=128, heads=4, key_heads=2, mlp=384, sections=(6, 5, 5), patch=16, vocabulary=512,
+        relay_depth=4, latents=8, prefix=2, language_layers=4, language_embed=128, language_heads=4, language_mlp=384,
+        head_embed=128, head_heads=4, head_mlp=256,
+    ),
+}  # fmt: skip
+"""`tiny` stands where the paper has Qwen3.5-9B and 0.8B: trained from scratch on the recorded scenes."""
+
+
+def reasoner_variant(name: str, overrides: Mapping[str, object] | None = None) -> ReasonerVariant:
+    """The row `name` with some fields replaced; raises InputError for an unknown row or field."""
+    if name not in REASONERS:
+        raise InputError("reasoner.variant", repr(name), f"one of {sorted(REASONERS)}")
+    overrides = dict(overrides or {})
+    fields = [field.name for field in dataclasses.fields(ReasonerVariant)]
+    unknown = sorted(set(overrides) - set(fields))
+    if unknown:
+        raise InputError("reasoner.overrides", unknown, f"fields of ReasonerVariant: {fields}")
+    return dataclasses.replace(REASONERS[name], **overrides)

@@ -1,0 +1,98 @@
+"""The two sides of the system as what training needs of each: the world model, and the vision-language side.
+
+A stage names its side; what a side reads of the config, and what batches it learns from, stands here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.types import EventBatch, PlanBatch
+from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.pipeline import batches_of, make_loader
+from wallwm_jax.data.planning import TOKENIZER, PlanLoader, PlanSettings
+from wallwm_jax.data.settings import LoaderSettings
+from wallwm_jax.data.tokenizer import CaptionTokenizer
+from wallwm_jax.models.initialise import init_parameters, init_reasoner
+from wallwm_jax.models.reasoner import Reasoner
+from wallwm_jax.train.architecture import architecture, build_model, build_reasoner, reasoner_architecture
+from wallwm_jax.train.fit import StageData
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """`sections` of the config decide what its stages learn, besides their own; `build(config, curated)` gives the
+    model, `architecture(model)` its JSON, `data(config, curated, eval_batches)` the batches, `init(model, key, batch)`
+    fresh parameters and their declarations, `rows(config)` the rows of a batch."""
+
+    sections: tuple[str, ...]
+    build: Callable[[ml_collections.ConfigDict, CuratedDataset], Any]
+    architecture: Callable[[Any], dict[str, Any]]
+    data: Callable[[ml_collections.ConfigDict, CuratedDataset, int], StageData]
+    init: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+    rows: Callable[[ml_collections.ConfigDict], int]
+
+
+def event_data(config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
+    """Training batches from any step, and the first `eval_batches` held-out batches, anchored at the events' starts."""
+    settings, workers = LoaderSettings.from_config(config.data), config.get("workers", 0)
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+    def train(step: int) -> Iterable[EventBatch]:
+        return make_loader(
+            curated, settings, seed=config.seed, split="train", start_step=step, workers=workers, **share
+        )
+
+    unmoved = dataclasses.replace(settings, anchor_jitter=0.0)
+    heldout = make_loader(curated, unmoved, seed=config.seed, split="heldout", num_steps=eval_batches, **share)
+    return StageData(train, tuple(heldout))
+
+
+def plan_data(config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
+    """The same of moments. Raises InputError on several processes, over which moments are not spread yet."""
+    if jax.process_count() > 1:
+        raise InputError("processes", jax.process_count(), "1 for the stages of the vision-language side")
+    settings, length = PlanSettings.from_config(config.planning), config.data.text_length
+    loader = PlanLoader(curated, settings, length, seed=config.seed, split="train")
+    asked = dataclasses.replace(settings, blank_share=0.0)
+    heldout = PlanLoader(curated, asked, length, seed=config.seed, split="heldout")
+
+    def train(step: int) -> Iterable[PlanBatch]:
+        return batches_of(loader, step, workers=config.get("workers", 0))
+
+    return StageData(train, tuple(batches_of(heldout, num_steps=eval_batches)))
+
+
+def _reasoner(config: ml_collections.ConfigDict, curated: CuratedDataset) -> Reasoner:
+    world = build_model(config.model, len(curated.views)).variant
+    model = build_reasoner(config.reasoner, world, len(curated.views), config.data.text_length)
+    row, tokens = model.variant, CaptionTokenizer.load(curated.root / TOKENIZER).size
+    if row.vocabulary < tokens:
+        raise InputError("reasoner.vocabulary", row.vocabulary, f"the tokenizer's {tokens} or more")
+    if any(side % row.patch for side in curated.image_shape):
+        raise InputError("reasoner.patch", row.patch, f"a divisor of the picture's sides {curated.image_shape}")
+    return model
+
+
+SIDES: Mapping[str, Side] = {
+    "world_action": Side(
+        sections=("data", "model"),
+        build=lambda config, curated: build_model(config.model, len(curated.views)),
+        architecture=architecture,
+        data=event_data,
+        init=init_parameters,
+        rows=lambda config: config.data.rows,
+    ),
+    "reasoner": Side(
+        sections=("data", "model", "reasoner", "planning"),
+        build=_reasoner,
+        architecture=reasoner_architecture,
+        data=plan_data,
+        init=init_reasoner,
+        rows=lambda config: config.planning.rows,
+    ),
+}
