@@ -1,23 +1,47 @@
-"""What the Staircase costs beside thinking step by step: time and work of K latents after one prompt.
+"""The Staircase beside thinking step by step and thinking in parallel without seeing each other: time, work, accuracy.
 
     python experiments/benchmarks/staircase.py [--layers 24 --relay-depth 16 --latents 8 --width 1024 --prompt 256]
+    python experiments/benchmarks/staircase.py --run runs/tabletop [--steps 300 --seeds 3]
 
-The schedules run in turn in one process, on the same random weights; times are medians over the rounds. The prompt's
-own pass is the same for all and is not counted. The last line is one JSON object.
+Time and work of K latents after one prompt: the schedules run in turn in one process, on the same random weights; times
+are medians over the rounds. The prompt's own pass is the same for all and is not counted.
+
+Accuracy needs a run whose stage 3 is finished: the branch is trained from scratch under every schedule, on the same
+frozen trunk and from the same seeds, and what counts is the share of the held-out traces' tokens that the small
+language model then finds likeliest. What is trained stays in `<run>/staircase_benchmark`, and is found again.
+
+The last line is one JSON object.
 """
 
 import argparse
 import json
+import pathlib
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from wallwm_jax.core.config import from_json
 from wallwm_jax.core.flops import matmul_flops
+from wallwm_jax.core.mesh import make_mesh
+from wallwm_jax.core.rng import stream
+from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.planning import PlanSettings, PlanWriter, episode_plans
+from wallwm_jax.evaluate.language import trace_accuracy
+from wallwm_jax.models.initialise import init_reasoner
 from wallwm_jax.nn.parameters import materialise
 from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops
 from wallwm_jax.nn.vision_language import VisionLanguage
+from wallwm_jax.train.architecture import reasoner_of
+from wallwm_jax.train.checkpoint import read_checkpoint
+from wallwm_jax.train.fit import Run, fit
+from wallwm_jax.train.progress import PlainReporter
+from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.sides import plan_data
+from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.state import averaged_parameters
 
 
 def main() -> None:
@@ -25,7 +49,19 @@ def main() -> None:
     for name, default in (("layers", 24), ("relay-depth", 16), ("latents", 8), ("width", 1024), ("prompt", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--run", type=pathlib.Path, help="a run's workdir, to train branches in and compare them")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of every branch")
+    parser.add_argument("--seeds", type=int, default=3, help="branches of every schedule")
     options = parser.parse_args()
+    result = cost(options)
+    if options.run:
+        result |= accuracies(options.run, options.steps, options.seeds)
+    settings = {name: str(value) if name == "run" and value else value for name, value in vars(options).items()}
+    print(json.dumps(result | settings | {"platform": jax.devices()[0].platform}))
+
+
+def cost(options: argparse.Namespace) -> dict[str, Any]:
+    """Time and work of every schedule."""
     heads = options.width // 64
     sizes = {"language_embed": options.width, "heads": heads, "key_heads": max(1, heads // 4), "head_dim": 64}
     sizes |= {"mlp": 11 * options.width // 4, "vocabulary": 259, "view": 0}
@@ -54,13 +90,41 @@ def main() -> None:
             if round_number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    result = {
+    return {
         "time_ratio_vs_serial": round(middle["serial"] / middle["staircase"], 2),
         "flops_over_formula": round(work["staircase"] / staircase_flops(branch, options.prompt), 4),
         "seconds": {name: round(value, 4) for name, value in middle.items()},
         "gigaflops": {name: round(value / 1e9, 3) for name, value in work.items()},
     }
-    print(json.dumps(result | vars(options) | {"platform": jax.devices()[0].platform}))
+
+
+def accuracies(run: pathlib.Path, steps: int, seeds: int) -> dict[str, Any]:
+    """Mean token accuracy of every schedule over the seeds, and each by itself."""
+    found: dict[str, list[float]] = {schedule: [] for schedule in SCHEDULES}
+    for seed in range(seeds):
+        for schedule in SCHEDULES:
+            found[schedule].append(trained_accuracy(run, schedule, seed, steps))
+            print(f"{schedule}, seed {seed}: {found[schedule][-1]:.4f}", flush=True)
+    means = {f"accuracy_{schedule}": round(statistics.mean(values), 4) for schedule, values in found.items()}
+    return means | {"accuracies": {name: [round(value, 4) for value in values] for name, values in found.items()}}
+
+
+def trained_accuracy(run: pathlib.Path, schedule: str, seed: int, steps: int) -> float:
+    """Trains a branch from scratch on the run's frozen trunk and judges it on the held-out episodes."""
+    config, curated = from_json((run / "config.json").read_text()), CuratedDataset.open(run / "curated")
+    checkpoint = read_checkpoint(run / "conditioner" / "checkpoints")
+    model, stage = reasoner_of(checkpoint.records.model), stage_of("staircase")
+    section = config.stages.staircase.to_dict()
+    section |= {"steps": steps, "objective": section["objective"] | {"schedule": schedule}}
+    settings, data = stage_settings(stage, section), plan_data(config, curated, section["eval_batches"])
+    fresh, declarations = init_reasoner(model, stream(seed, "staircase_benchmark"), data.heldout[0])
+    parameters = {**checkpoint.averaged, "staircase": fresh["staircase"]}
+    directory = run / "staircase_benchmark" / f"{schedule}-{seed}-{steps}"
+    records = checkpoint.records._replace(config={**checkpoint.records.config, "schedule": schedule})
+    whole = Run(stage, model, declarations, settings, make_mesh(config.mesh), seed, records, directory)
+    trained = averaged_parameters(fit(whole, parameters, data, PlainReporter()), stage)
+    writer = PlanWriter(curated, PlanSettings.from_config(config.planning), model.text_length)
+    return trace_accuracy(model, trained, episode_plans(curated, "heldout"), writer, schedule)
 
 
 def random_weights(module, seed: int, *arguments):
