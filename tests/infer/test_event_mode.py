@@ -54,8 +54,8 @@ def test_trajectory_and_dream_land_on_the_known_answer(make_mode, observe):
 def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
     """With the anchor at 0 the action is read at t = 1 after one video forward; without a dream there is no other."""
     mode, steps = make_mode(0.0, anchor_step=0, fresh="steps"), []
-    run = mode._run
-    mode._run = lambda name, *arguments: steps.append(name) or run(name, *arguments)
+    run = mode.programs.run
+    mode.programs.run = lambda name, *arguments: steps.append(name) or run(name, *arguments)
     prediction = mode.predict([observe(0)], ["lift"], [4], key=KEY, dream=False)[0]
     expected = 2 * observe(0).state[ARM] + 0.05 + 1.0
     np.testing.assert_allclose(prediction.actions.actions[0, ARM], expected, atol=1e-5)
@@ -84,7 +84,9 @@ def test_one_compilation_a_bucket(make_mode, observe):
 
     mode.predict([observe(0)], ["lift"], [3], key=KEY)
     first = mode.compiled
-    assert sorted(first) == [("act", 2), ("noise", 0), ("observe", 0), ("show", 2), ("video", 2)]
+    assert sorted(first) == [
+        ("act", 2), ("noise", 0), ("observe", 0), ("show", 2), ("text", 0), ("video", 2),
+    ]  # fmt: skip
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         mode.predict([observe(i) for i in range(5)], ["lift"] * 5, [1, 8, 2, 7, 5], key=jax.random.key(1))
@@ -171,7 +173,7 @@ def test_bad_input_is_refused(make_mode, observe, embodiment, statistics):
 def test_masks_of_a_condition_batch(observe, embodiment, statistics):
     """Real slots are those the event covers: ids 1, positions in order, times in seconds; the rest is padding."""
     window = WindowSettings(text_length=16, max_latent_frames=4)
-    batch = condition_batch([observe(0)], ["lift"], [10], 2, 4, embodiment, statistics, window)
+    batch = condition_batch([observe(0)], [10], 2, 4, embodiment, statistics, window)
     np.testing.assert_array_equal(batch.frame_segment_ids, [[1, 1, 1, 0], [0] * 4])
     np.testing.assert_allclose(batch.frame_times[0], [0, 0.4, 0.8, 0])
     np.testing.assert_array_equal(batch.action_mask.sum(axis=1), [10, 0])

@@ -20,7 +20,7 @@ STEPS, CAPTIONS = [5, 11], ["lift it", "press"]
 def make_mode(embodiment, statistics):
     """Event mode with the micro model (16 px, 2 views); fresh parameters, with the heads' zeros replaced by noise."""
     model = WorldAction(variant("micro"), views=2)
-    batch = condition_batch([_observation(0, embodiment)], ["x"], [1], 1, 3, embodiment, statistics, _window((3,)))
+    batch = condition_batch([_observation(0, embodiment)], [1], 1, 3, embodiment, statistics, _window((3,)))
     parameters, _ = init_parameters(model, jax.random.key(0), batch)
     leaves, tree = jax.tree.flatten(parameters)
     generator = np.random.default_rng(0)
