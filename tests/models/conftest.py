@@ -189,7 +189,7 @@ def helpers() -> Any:
 
     for function in (lay_out, lay_out_outputs, of_events, randomise):
         setattr(Helpers, function.__name__, staticmethod(function))
-    Helpers.Micro, Helpers.QUICK = Micro, QUICK
+    Helpers.Micro, Helpers.QUICK, Helpers.Sample = Micro, QUICK, Sample
     return Helpers
 
 

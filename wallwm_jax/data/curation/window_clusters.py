@@ -67,16 +67,15 @@ def _episode_windows(
     anchors = np.arange(0, length, spacing)
     task = curated.task_row(episode)
     before = loader.history.history_latents * FRAMES_PER_LATENT * loader.frame_stride
-    past, future = zip(
-        *(_motion(curated, episode, anchor, before, loader.chunk_steps) for anchor in anchors), strict=True
-    )
+    motions = [_motion(curated, episode, anchor, before, loader.chunk_steps) for anchor in anchors.tolist()]
+    past, future = zip(*motions, strict=True)
     frames = curated.frame_map(episode)
     pictures = [cluster.picture_features(frames[np.maximum(anchors - ago, 0)]) for ago in (before, 0)]
     return {
         "dataset": np.full(len(anchors), rows["dataset"][task]),
         "episode": np.full(len(anchors), episode, np.int32),
         "anchor": anchors.astype(np.int32),
-        "event_row": np.array([curated.event_at(episode, anchor) for anchor in anchors], np.int32),
+        "event_row": np.array([curated.event_at(episode, anchor) for anchor in anchors.tolist()], np.int32),
         "split": np.full(len(anchors), rows["split"][task]),
         "pictures": np.concatenate(pictures, axis=1),
         "past": cluster.trajectory_features(past),
