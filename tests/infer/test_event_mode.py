@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.conditions import WindowSettings, condition_batch
-from wallwm_jax.infer.denoise import SolverSettings
+from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 
 ARM = [10, 11, 12]
@@ -180,3 +180,39 @@ def test_masks_of_a_condition_batch(observe, embodiment, statistics):
     np.testing.assert_allclose(batch.action_times[0, :3], [0.05, 0.1, 0.15])
     assert batch.segment_mask.tolist() == [[True], [False]] and not batch.truncated.any()
     assert batch.view_mask[0].any(axis=-1).tolist() == [True, True, True, False] and not batch.view_mask[1].any()
+
+
+def test_the_remainder_of_an_event_needs_no_new_program(make_mode, observe):
+    """Replanned from a new observation, an event has the steps that are left, relative to the new pose, and compiles
+    nothing; it is what `predict` says of that observation with that many steps."""
+    mode = make_mode(fresh="replan")
+    observations, captions = [observe(0), observe(1)], ["lift", "press"]
+    events = mode.predict(observations, captions, [20, 6], key=KEY)
+    programs = mode.compiled
+    later = [observe(2), observe(3)]
+    rest = mode.replan(events, [13, 4], later, captions, key=KEY)
+    assert mode.compiled == programs and [event.steps for event in rest] == [7, 2]
+    assert [len(event.actions.actions) for event in rest] == [7, 2]
+    known = make_mode(0.0)
+    rest = known.replan(known.predict(observations, captions, [20, 6], key=KEY), [13, 4], later, captions, key=KEY)
+    for one, other in zip(rest, known.predict(later, captions, [7, 2], key=KEY), strict=True):
+        np.testing.assert_allclose(one.actions.actions, other.actions.actions, atol=1e-6)
+    for executed in ([20, 4], [-1, 4], [13]):
+        with pytest.raises(InputError, match=r"executed: found|replan: found"):
+            mode.replan(events, executed, later, captions, key=KEY)
+
+
+def test_text_from_elsewhere_takes_the_place_of_captions(make_mode, observe):
+    """A ready condition, shorter or already padded, gives the bits of the caption it was encoded from, and needs no
+    program of its own."""
+    mode = make_mode()
+    observations, captions = [observe(i) for i in range(4)], ["lift", "press", "open", "go"]
+    expected = mode.predict(observations, captions, key=KEY, dream=False)
+    given, programs = mode.encode(captions), mode.compiled
+    short = TextCondition(given.features[:, :, :6], given.mask[:, :, :6])
+    for condition in (given, short):
+        found = mode.predict(observations, condition, key=KEY, dream=False)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.actions.actions, other.actions.actions)
+    np.testing.assert_array_equal(mode.durations(observations, short), mode.durations(observations, captions))
+    assert mode.compiled == programs
