@@ -65,7 +65,7 @@ def test_the_callers_arrays_may_be_reused():
 def test_a_push_costs_the_same_whatever_the_length():
     """A ring a hundred times longer takes a push at most five times as long (measured as the fastest of many: the
     first writes to fresh memory are slower)."""
-    observation, fastest = seen(1, size=64), []
+    observation, fastest = seen(1, size=16), []
     for latents in (1, 100):
         history = History(latents, 1)
         times = []

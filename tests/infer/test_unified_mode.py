@@ -105,13 +105,13 @@ def test_other_robots_of_a_call_do_not_matter(make_mode, seen):
 
 
 def test_switching_sources_compiles_nothing_and_draws_the_same_noise(make_mode, observe, seen):
-    """After one chunk, any source, number of robots, length of history or text finds its programs ready (jax's own
+    """After warming up, any source, number of robots, length of history or text finds its programs ready (jax's own
     counter agrees); and with the same words every source gives the same bits, so that no noise depends on it."""
     mode, compiled = make_mode(fresh="sources"), []
     request = TextRequest("lift", observe(0), 0)
     sources = [InstructionSource(mode.encode), CaptionSource(mode.encode, lambda asked: "lift")]
     assert all(isinstance(source, TextSource) for source in sources)
-    reference = mode.act([seen(mode, 0)], ["lift"], key=KEY, dream=True)[0]
+    mode.warm_up(observe(0).views.shape, dream=True)
     programs = mode.compiled
     assert sorted(programs) == [
         ("act", 5), ("noise", 0), ("observe", 0), ("show", 5), ("text", 0), ("video", 5),
@@ -123,6 +123,7 @@ def test_switching_sources_compiles_nothing_and_draws_the_same_noise(make_mode, 
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
+        reference = mode.act([seen(mode, 0)], ["lift"], key=KEY, dream=True)[0]
         for source in sources:
             chunk = mode.act([seen(mode, 0)], source.condition([request]), key=KEY, dream=True)[0]
             np.testing.assert_array_equal(chunk.actions.actions, reference.actions.actions)

@@ -52,7 +52,8 @@ class LoaderSettings:
     (latent slots of one event, keyframe included) and `frame_stride` (source frames a sampled frame) stand explicitly.
 
     `anchor_jitter` is for training: the anchor moves up to that fraction of the event into it, an observation-centred
-    window's up to that fraction of the way to the next anchor of its index. `history` None: events alone.
+    window's up to that fraction of the way to the next anchor of its index. `history` None: events alone. All windows
+    of a history have the same number of slots; rows are best filled if `row_frames` is a multiple of it.
     """
 
     rows: int = 8

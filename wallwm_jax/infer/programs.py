@@ -67,7 +67,7 @@ class Programs:
             if given.mask.shape[1] != 1 or given.features.shape[:3] != given.mask.shape:
                 shapes = f"features {given.features.shape}, mask {given.mask.shape}"
                 raise InputError("text condition", shapes, "[B, 1, L, width] and [B, 1, L]")
-            return given.padded(length)
+            return TextCondition(np.asarray(given.features, np.float32), np.asarray(given.mask)).padded(length)
         parts = [self._encode(given[first : first + self.rows]) for first in range(0, count, self.rows)]
         return TextCondition(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 

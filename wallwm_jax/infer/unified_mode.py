@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import ActionChunk
+from wallwm_jax.core.types import ActionChunk, Observation
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.infer.conditions import ChunkSettings, check_state, chunk_batch
@@ -78,6 +79,13 @@ class UnifiedMode:
     def encode(self, captions: Sequence[str]) -> TextCondition:
         """Captions as `act` would encode them: what text sources are built from."""
         return self.programs.condition(captions, len(captions))
+
+    def warm_up(self, views: tuple[int, int, int, int], dream: bool = False) -> None:
+        """Compiles every program that `act` runs on images of shape `views` [V, H, W, 3], before a robot waits."""
+        nothing, dof = np.zeros(views, np.uint8), self.embodiment.dof_mask
+        history = self.history()
+        history.push(Observation(nothing, np.ones(views[0], bool), np.zeros(len(dof), np.float32), dof))
+        self.act([history], [""], key=jax.random.key(0), dream=dream)
 
     def act(
         self, histories: Sequence[History], text: Text, *, key: PRNGKeyArray, dream: bool = False
