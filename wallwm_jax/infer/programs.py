@@ -86,9 +86,8 @@ class Programs:
 
     def noise(self, key: PRNGKeyArray, chosen: Sequence[int], given: Condition, bucket: int) -> tuple[Array, Array]:
         """Noise of video and actions: of `key` and each prediction's number alone, never of what it is told."""
-        return self.run("noise", 0, key, _rows(np.asarray(chosen, np.int32), range(len(chosen)), self.rows), given)[
-            bucket
-        ]
+        numbers = _rows(np.asarray(chosen, np.int32), range(len(chosen)), self.rows)
+        return self.run("noise", 0, key, numbers, given)[bucket]
 
     def denoise(
         self, bucket: int, batch: EventBatch, given: Condition, noise: tuple[Array, Array], dream: bool
