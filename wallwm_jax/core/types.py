@@ -143,4 +143,4 @@ class EventBatch(NamedTuple):
     truncated: Bool[np.ndarray, "B S"]
     """Whether the event was longer than `max_latent_frames` allows."""
     event_rows: Int[np.ndarray, "B S"]
-    """Row of the event index whose caption the segment reads; -1 where the segment is empty."""
+    """Row of the event index that filled the segment; -1 where the segment is empty."""
