@@ -105,17 +105,17 @@ def evaluation(micro, curated, settings, tmp_path_factory):
 
 
 def test_event_mode_sees_what_the_loader_would_show(curated):
-    """Masks, ids, positions, times, state and text of event mode's batch equal those of the evaluation loader's: the
-    model meets at run time exactly what it met in training."""
+    """Masks, ids, positions, times and state of event mode's batch equal those of the evaluation loader's: the model
+    meets at run time exactly what it met in training. Texts are no part of the former: they may come from elsewhere."""
     rows = curated.index.select("heldout")[:3]
     loader = event_batch(curated, rows, LOADER, 3)
     events = [recorded_event(curated, row, LOADER) for row in rows]
     window = WindowSettings(max_latent_frames=3, text_length=16, spatial_compression=4)
     batch = condition_batch(
-        [observation(curated, event) for event in events], [event.caption for event in events],
-        [event.window.steps for event in events], 3, 3, curated.embodiment, curated.statistics, window,
+        [observation(curated, event) for event in events], [event.window.steps for event in events],
+        3, 3, curated.embodiment, curated.statistics, window,
     )  # fmt: skip
-    unknown = {"frames", "actions", "intrinsics", "extrinsics", "camera_mask", "event_rows"}
+    unknown = {"frames", "actions", "intrinsics", "extrinsics", "camera_mask", "event_rows", "text", "text_mask"}
     for name in set(batch._fields) - unknown:
         np.testing.assert_allclose(getattr(batch, name), getattr(loader, name), atol=1e-6, err_msg=name)
     np.testing.assert_array_equal(batch.frames[:, 0], loader.frames[:, 0])

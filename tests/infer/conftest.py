@@ -14,8 +14,9 @@ VIEWS, SIZE = 2, 16
 class KnownFlow:
     """Velocity (z - end) / t, whose Euler solution lands on `end` exactly.
 
-    Latents are cell means of the keyframe in [0, 1]. The dream's end at position f is the keyframe plus 0.1 f; the
-    action's end is the state plus the number of caption tokens / 100 plus the mean feature. Features are the noisy
+    Latents are cell means of a slot's last frame in [0, 1]. The dream's end f slots after the anchor is the anchor plus
+    0.1 f, and a quarter of every history latent; the action's end is the state plus what the caption finds (its
+    number of tokens / 100) plus the mean feature. Features are the noisy
     latents times `feature_scale`, plus the time, so that what the action reads, and when, can be told from the result.
     """
 
@@ -27,7 +28,7 @@ class KnownFlow:
 
     def encode_frames(self, frames):
         cells = frames.reshape(*frames.shape[:4], SIZE // 8, 8, SIZE // 8, 8, 3).astype(jnp.float32)
-        return cells.mean(axis=(2, 5, 7)) / 255.0
+        return cells[:, :, -1].mean(axis=(4, 6)) / 255.0
 
     def decode_frames(self, latents):
         pixels = jnp.repeat(jnp.repeat(latents, 8, axis=3), 8, axis=4) * 255.0
@@ -39,8 +40,12 @@ class KnownFlow:
     def video(self, batch, noisy, keyframes, time, text_features, text_mask, sight_cones):
         assert sight_cones is False
         self.calls.append("video")
-        positions = batch.frame_positions[..., None, None, None, None]
-        end = keyframes[:, :1] + 0.1 * positions
+        anchor = batch.anchor_positions[:, 0]
+        ahead = (batch.frame_positions - anchor[:, None])[..., None, None, None, None]
+        present = keyframes[jnp.arange(len(anchor)), anchor][:, None]
+        before = (batch.observed_mask & (ahead[..., 0, 0, 0, 0] < 0))[..., None, None, None, None]
+        past = jnp.where(before, keyframes, 0.0).sum(axis=1, keepdims=True)
+        end = present + 0.1 * ahead + 0.25 * past
         at = time[:, 0][:, None, None, None, None, None]
         values = self.feature_scale * noisy + at
         features = values.reshape(1, *values.shape[:3], -1, values.shape[-1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.conditions import WindowSettings, condition_batch
-from wallwm_jax.infer.denoise import SolverSettings
+from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 
 ARM = [10, 11, 12]
@@ -54,8 +54,8 @@ def test_trajectory_and_dream_land_on_the_known_answer(make_mode, observe):
 def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
     """With the anchor at 0 the action is read at t = 1 after one video forward; without a dream there is no other."""
     mode, steps = make_mode(0.0, anchor_step=0, fresh="steps"), []
-    run = mode._run
-    mode._run = lambda name, *arguments: steps.append(name) or run(name, *arguments)
+    run = mode.programs.run
+    mode.programs.run = lambda name, *arguments: steps.append(name) or run(name, *arguments)
     prediction = mode.predict([observe(0)], ["lift"], [4], key=KEY, dream=False)[0]
     expected = 2 * observe(0).state[ARM] + 0.05 + 1.0
     np.testing.assert_allclose(prediction.actions.actions[0, ARM], expected, atol=1e-5)
@@ -84,7 +84,9 @@ def test_one_compilation_a_bucket(make_mode, observe):
 
     mode.predict([observe(0)], ["lift"], [3], key=KEY)
     first = mode.compiled
-    assert sorted(first) == [("act", 2), ("noise", 0), ("observe", 0), ("show", 2), ("video", 2)]
+    assert sorted(first) == [
+        ("act", 2), ("noise", 0), ("observe", 0), ("show", 2), ("text", 0), ("video", 2),
+    ]  # fmt: skip
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         mode.predict([observe(i) for i in range(5)], ["lift"] * 5, [1, 8, 2, 7, 5], key=jax.random.key(1))
@@ -171,10 +173,46 @@ def test_bad_input_is_refused(make_mode, observe, embodiment, statistics):
 def test_masks_of_a_condition_batch(observe, embodiment, statistics):
     """Real slots are those the event covers: ids 1, positions in order, times in seconds; the rest is padding."""
     window = WindowSettings(text_length=16, max_latent_frames=4)
-    batch = condition_batch([observe(0)], ["lift"], [10], 2, 4, embodiment, statistics, window)
+    batch = condition_batch([observe(0)], [10], 2, 4, embodiment, statistics, window)
     np.testing.assert_array_equal(batch.frame_segment_ids, [[1, 1, 1, 0], [0] * 4])
     np.testing.assert_allclose(batch.frame_times[0], [0, 0.4, 0.8, 0])
     np.testing.assert_array_equal(batch.action_mask.sum(axis=1), [10, 0])
     np.testing.assert_allclose(batch.action_times[0, :3], [0.05, 0.1, 0.15])
     assert batch.segment_mask.tolist() == [[True], [False]] and not batch.truncated.any()
     assert batch.view_mask[0].any(axis=-1).tolist() == [True, True, True, False] and not batch.view_mask[1].any()
+
+
+def test_the_remainder_of_an_event_needs_no_new_program(make_mode, observe):
+    """Replanned from a new observation, an event has the steps that are left, relative to the new pose, and compiles
+    nothing; it is what `predict` says of that observation with that many steps."""
+    mode = make_mode(fresh="replan")
+    observations, captions = [observe(0), observe(1)], ["lift", "press"]
+    events = mode.predict(observations, captions, [20, 6], key=KEY)
+    programs = mode.compiled
+    later = [observe(2), observe(3)]
+    rest = mode.replan(events, [13, 4], later, captions, key=KEY)
+    assert mode.compiled == programs and [event.steps for event in rest] == [7, 2]
+    assert [len(event.actions.actions) for event in rest] == [7, 2]
+    known = make_mode(0.0)
+    rest = known.replan(known.predict(observations, captions, [20, 6], key=KEY), [13, 4], later, captions, key=KEY)
+    for one, other in zip(rest, known.predict(later, captions, [7, 2], key=KEY), strict=True):
+        np.testing.assert_allclose(one.actions.actions, other.actions.actions, atol=1e-6)
+    for executed in ([20, 4], [-1, 4], [13]):
+        with pytest.raises(InputError, match=r"executed: found|replan: found"):
+            mode.replan(events, executed, later, captions, key=KEY)
+
+
+def test_text_from_elsewhere_takes_the_place_of_captions(make_mode, observe):
+    """A ready condition, shorter or already padded, gives the bits of the caption it was encoded from, and needs no
+    program of its own."""
+    mode = make_mode()
+    observations, captions = [observe(i) for i in range(4)], ["lift", "press", "open", "go"]
+    expected = mode.predict(observations, captions, key=KEY, dream=False)
+    given, programs = mode.encode(captions), mode.compiled
+    short = TextCondition(given.features[:, :, :6], given.mask[:, :, :6])
+    for condition in (given, short):
+        found = mode.predict(observations, condition, key=KEY, dream=False)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.actions.actions, other.actions.actions)
+    np.testing.assert_array_equal(mode.durations(observations, short), mode.durations(observations, captions))
+    assert mode.compiled == programs

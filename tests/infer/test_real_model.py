@@ -1,13 +1,14 @@
-"""Event mode on the micro model: what padding must not change, with the real attention masks."""
+"""Both modes on the micro model: what padding must not change, with the real attention masks."""
 
 import jax
 import numpy as np
 import pytest
 
 from wallwm_jax.core.types import Observation
-from wallwm_jax.infer.conditions import WindowSettings, condition_batch
+from wallwm_jax.infer.conditions import ChunkSettings, WindowSettings, condition_batch
 from wallwm_jax.infer.denoise import SolverSettings
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
+from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
@@ -16,19 +17,24 @@ KEY = jax.random.key(3)
 STEPS, CAPTIONS = [5, 11], ["lift it", "press"]
 
 
+SOLVER = SolverSettings(video_steps=2, action_steps=2, anchor_step=25)
+
+
 @pytest.fixture(scope="module")
-def make_mode(embodiment, statistics):
-    """Event mode with the micro model (16 px, 2 views); fresh parameters, with the heads' zeros replaced by noise."""
+def trained(embodiment, statistics):
+    """The micro model (16 px, 2 views) and fresh parameters, with the heads' zeros replaced by noise."""
     model = WorldAction(variant("micro"), views=2)
-    batch = condition_batch([_observation(0, embodiment)], ["x"], [1], 1, 3, embodiment, statistics, _window((3,)))
+    batch = condition_batch([_observation(0, embodiment)], [1], 1, 3, embodiment, statistics, _window((3,)))
     parameters, _ = init_parameters(model, jax.random.key(0), batch)
     leaves, tree = jax.tree.flatten(parameters)
     generator = np.random.default_rng(0)
-    parameters = tree.unflatten([leaf + 0.02 * generator.normal(size=leaf.shape).astype("f4") for leaf in leaves])
+    return model, tree.unflatten([leaf + 0.02 * generator.normal(size=leaf.shape).astype("f4") for leaf in leaves])
 
+
+@pytest.fixture(scope="module")
+def make_mode(trained, embodiment, statistics):
     def make(buckets):
-        solver = SolverSettings(video_steps=2, action_steps=2, anchor_step=25)
-        return EventMode(model, parameters, embodiment, statistics, EventModeSettings(2, _window(buckets), solver))
+        return EventMode(*trained, embodiment, statistics, EventModeSettings(2, _window(buckets), SOLVER))
 
     return make
 
@@ -58,3 +64,21 @@ def test_padding_rows_slots_and_companions_change_nothing(make_mode, embodiment)
         np.testing.assert_allclose(prediction.frames.astype(int), alone.frames.astype(int), atol=1)
     assert np.abs(other.actions.actions - alone.actions.actions).max() > 1e-4
     assert np.isfinite(short.durations(observations[:1], CAPTIONS[:1])).all()
+
+
+def test_chunks_read_their_own_history(trained, embodiment, statistics):
+    """A robot that has just started, beside one with a past, gets the chunk that it gets alone (1e-5: fp32 sums in
+    another order); and a robot's past does change its chunk, so that the test can fail."""
+    window = ChunkSettings(1, 1, 1, text_length=16, spatial_compression=4)
+    mode = UnifiedMode(*trained, embodiment, statistics, UnifiedModeSettings(2, window, SOLVER))
+    fresh, old = mode.history(), mode.history()
+    for seed in (7, 8, 9, 6, 0):
+        old.push(_observation(seed, embodiment))
+    fresh.push(_observation(0, embodiment))
+    alone = mode.act([fresh], ["press"], key=KEY, dream=True)[0]
+    beside, _ = mode.act([fresh, old], ["press", "lift it"], key=KEY, dream=True)
+    experienced = mode.act([old], ["press"], key=KEY)[0]
+    np.testing.assert_allclose(beside.actions.actions, alone.actions.actions, atol=1e-5)
+    np.testing.assert_allclose(beside.frames.astype(int), alone.frames.astype(int), atol=1)
+    assert alone.actions.actions.shape == (4, 26) and alone.failure is None
+    assert np.abs(experienced.actions.actions - alone.actions.actions).max() > 1e-5

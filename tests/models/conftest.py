@@ -27,9 +27,12 @@ class Sample:
     arrays: dict[str, np.ndarray]
     slots: int
     steps: int
+    history: int = 0
 
     @classmethod
-    def draw(cls, seed: int, slots: int, steps: int, *, text: int, views: tuple[bool, ...] = (True, True)) -> "Sample":
+    def draw(
+        cls, seed: int, slots: int, steps: int, *, text: int, views: tuple[bool, ...] = (True, True), history: int = 0
+    ) -> "Sample":
         rng = np.random.default_rng(seed)
         dof = np.zeros(26, bool)
         dof[[10, 11, 12, 19]] = True
@@ -45,7 +48,7 @@ class Sample:
             "video_time": rng.uniform(0.2, 1.0, ()).astype(np.float32),
             "action_time": rng.uniform(0.2, 1.0, DRAWS).astype(np.float32),
         }
-        return cls(arrays, slots, steps)
+        return cls(arrays, slots, steps, history)
 
 
 def _empty(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -61,7 +64,7 @@ def _empty(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, n
         action_positions=ids(b, a), action_times=noise(size=(b, a)).astype("f"), action_mask=flags(b, a),
         dof_mask=flags(b, s, 26), state=noise(size=(b, s, 26)).astype("f"), text=ids(b, s, LENGTH),
         text_mask=flags(b, s, LENGTH), segment_mask=flags(b, s), event_steps=ids(b, s), truncated=flags(b, s),
-        event_rows=ids(b, s) - 1,
+        event_rows=ids(b, s) - 1, observed_mask=flags(b, f), action_frames=ids(b, a), anchor_positions=ids(b, s),
     )._asdict()  # fmt: skip
     noises = {
         "noisy_video": noise(size=(b, f, v, CELLS, CELLS, CHANNELS)).astype("f"),
@@ -83,8 +86,11 @@ def lay_out(samples: list[Sample], rows: list[list[int]], seed: int = 0) -> tupl
             batch["frame_segment_ids"][row, f] = batch["action_segment_ids"][row, a] = segment + 1
             batch["frame_mask"][row, f] = batch["action_mask"][row, a] = True
             batch["frame_positions"][row, f] = np.arange(sample.slots)
+            batch["observed_mask"][row, f] = np.arange(sample.slots) <= sample.history
             batch["action_positions"][row, a] = np.arange(sample.steps)
-            batch["frame_times"][row, f] = 0.4 * np.arange(sample.slots)
+            batch["action_frames"][row, a] = sample.history + np.arange(sample.steps) // STEPS_A_LATENT + 1
+            batch["anchor_positions"][row, segment] = sample.history
+            batch["frame_times"][row, f] = 0.4 * (np.arange(sample.slots) - sample.history)
             batch["action_times"][row, a] = 0.05 * (1 + np.arange(sample.steps))
             batch["frames"][row, f], batch["view_mask"][row, f] = own["frames"], own["view_mask"]
             for name in ("state", "dof_mask", "text", "text_mask"):
@@ -183,7 +189,7 @@ def helpers() -> Any:
 
     for function in (lay_out, lay_out_outputs, of_events, randomise):
         setattr(Helpers, function.__name__, staticmethod(function))
-    Helpers.Micro, Helpers.QUICK = Micro, QUICK
+    Helpers.Micro, Helpers.QUICK, Helpers.Sample = Micro, QUICK, Sample
     return Helpers
 
 

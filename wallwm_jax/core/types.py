@@ -97,17 +97,20 @@ class EventBatch(NamedTuple):
     """Rows of packed events. Every mask is required; True marks what is real.
 
     A row holds up to S events. Event s owns the latent slots with `frame_segment_ids == s + 1` and the action slots
-    with `action_segment_ids == s + 1`; id 0 is padding. Its latent slot at position 0 is the keyframe, repeated R
-    times.
+    with `action_segment_ids == s + 1`; id 0 is padding. Its *observed* slots are given clean; the last of them, the
+    anchor, ends with the current observation (its last raw frame). In an event-centric window the anchor is alone, at
+    position 0, and holds the keyframe R times; in an observation-centred one M slots of history stand before it.
     """
 
     frames: UInt8[np.ndarray, "B F R V H W 3"]
     frame_segment_ids: Int[np.ndarray, "B F"]
     frame_positions: Int[np.ndarray, "B F"]
-    """Latent frame index in the event; 0 is the keyframe (the observation)."""
+    """tau of a video token: the latent frame's index in its window, from 0."""
     frame_times: Float[np.ndarray, "B F"]
-    """Seconds since the event's anchor of the slot's last raw frame."""
+    """Seconds since the anchor of the slot's last raw frame; negative in the history."""
     frame_mask: Bool[np.ndarray, "B F"]
+    observed_mask: Bool[np.ndarray, "B F"]
+    """True: the slot is given clean, never denoised, and no part of the video loss."""
     view_mask: Bool[np.ndarray, "B F V"]
     border_mask: Bool[np.ndarray, "B F V h w"]
     """False on latent cells that touch out-of-frame or synthetic black regions."""
@@ -121,9 +124,12 @@ class EventBatch(NamedTuple):
     """Targets relative to the anchor's pose, normalised to [-1, 1]; slot k is commanded k steps after the anchor."""
     action_segment_ids: Int[np.ndarray, "B A"]
     action_positions: Int[np.ndarray, "B A"]
-    """Step index k in the event, from 0."""
+    """Step index k after the anchor, from 0."""
+    action_frames: Int[np.ndarray, "B A"]
+    """tau of an action token: position of the latent frame that step k lies in, anchor position + floor(k / K_p) + 1
+    for K_p control steps a latent frame (eqs. 10, 11)."""
     action_times: Float[np.ndarray, "B A"]
-    """Seconds since the event's anchor: (k + 1) / control rate."""
+    """Seconds since the anchor: (k + 1) / control rate."""
     action_mask: Bool[np.ndarray, "B A"]
     dof_mask: Bool[np.ndarray, "B S 26"]
     state: Float[np.ndarray, "B S 26"]
@@ -131,8 +137,11 @@ class EventBatch(NamedTuple):
     text: Int[np.ndarray, "B S L"]
     text_mask: Bool[np.ndarray, "B S L"]
     segment_mask: Bool[np.ndarray, "B S"]
+    anchor_positions: Int[np.ndarray, "B S"]
+    """Latent position of the anchor slot, and tau of the state token: M, which is 0 in an event-centric window."""
     event_steps: Int[np.ndarray, "B S"]
-    """Control steps from the anchor to the event's end (before truncation)."""
+    """Control steps from the anchor to the event's end (before truncation); in an observation-centred window those
+    that the episode has of the chunk."""
     truncated: Bool[np.ndarray, "B S"]
     """Whether the event was longer than `max_latent_frames` allows."""
     event_rows: Int[np.ndarray, "B S"]

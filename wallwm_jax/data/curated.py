@@ -4,10 +4,12 @@ index.parquet       one row an event (curation.index)
 statistics.json     normalisation ranges
 embodiment.json     the embodiment the numbers were lifted with
 curation.json       counts, cluster histograms, rejections with reasons, settings
+windows.parquet     one row an observation-centred window (curation.window_index), once `index_windows` has made it
 episodes.npz        state, action, timestamps, cameras and black borders of all episodes, end to end
 frames/             episode_000000.npy ..., uint8 [T, V, H, W, 3]
 """
 
+import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -18,11 +20,14 @@ from jaxtyping import Float, UInt8
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.data import text
 from wallwm_jax.data.curation.index import EventIndex
+from wallwm_jax.data.curation.window_index import WindowIndex
 from wallwm_jax.data.embodiment import Embodiment
+from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.statistics import Statistics
 
-INDEX, STATISTICS, EMBODIMENT, REPORT, NUMBERS = (
+INDEX, WINDOWS, STATISTICS, EMBODIMENT, REPORT, NUMBERS = (
     "index.parquet",
+    "windows.parquet",
     "statistics.json",
     "embodiment.json",
     "curation.json",
@@ -68,6 +73,7 @@ class CuratedDataset:
         self._slices = [slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
         self._maps: dict[int, np.ndarray] = {}
         self._tokens: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._windows: WindowIndex | None = None
 
     @classmethod
     def open(cls, root: str | pathlib.Path) -> "CuratedDataset":
@@ -114,6 +120,48 @@ class CuratedDataset:
                 raise InputError(str(path), error, "decoded frames") from error
         return self._maps[episode]
 
+    def windows(self, settings: LoaderSettings) -> WindowIndex:
+        """The index of observation-centred windows, read once.
+
+        Raises InputError if `index_windows` has not made it, or made it for windows of another shape.
+        """
+        if self._windows is None:
+            self._windows = WindowIndex.load(self.root / WINDOWS)
+        self._windows.check(settings)
+        return self._windows
+
+    def task_row(self, episode: int) -> int:
+        """The index row of level "task": the whole episode, whose caption is the instruction. Raises InputError if the
+        index has none."""
+        self._slice(episode)
+        row = self._rows_of_episodes[episode][0]
+        if row < 0:
+            raise InputError(f"{self.root}: row of level 'task' of episode {episode}", "none", "one")
+        return row
+
+    def instruction(self, episode: int) -> str:
+        """What the episode was asked to do: the caption at level "task"."""
+        return str(self.index.columns["caption"][self.task_row(episode)])
+
+    def event_at(self, episode: int, frame: int) -> int:
+        """The action row that `frame` lies in, or -1 (events too short to use have no row)."""
+        self._slice(episode)
+        _, rows, starts, ends = self._rows_of_episodes[episode]
+        place = int(np.searchsorted(starts, frame, side="right")) - 1
+        return int(rows[place]) if place >= 0 and frame < ends[place] else -1
+
+    @functools.cached_property
+    def _rows_of_episodes(self) -> dict[int, tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """By episode: its task row, and its action rows with their starts and ends, in order of start."""
+        columns, found = self.index.columns, {}
+        actions, tasks = self.index.select(), self.index.select(level="task")
+        task_of = dict(zip(columns["episode"][tasks].tolist(), tasks.tolist(), strict=True))
+        for episode in self._position:
+            own = actions[columns["episode"][actions] == episode]
+            own = own[np.argsort(columns["start"][own], kind="stable")]
+            found[episode] = (task_of.get(episode, -1), own, columns["start"][own], columns["end"][own])
+        return found
+
     def length(self, episode: int) -> int:
         """Frames of an episode."""
         span = self._slice(episode)
@@ -137,7 +185,7 @@ class CuratedDataset:
         return self._numbers["borders"][self._position[episode]]
 
     def caption_tokens(self, row: int | np.integer, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and mask [L] of an event's caption, encoded once."""
+        """Ids and mask [L] of an index row's caption, encoded once: an event's, or an episode's instruction."""
         key = (int(row), length)
         if key not in self._tokens:
             self._tokens[key] = text.encode(self.index.columns["caption"][row], length)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.sampling import Draw, EventSampler
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
-from wallwm_jax.data.windows import Window, frame_indices, make_window
+from wallwm_jax.data.windows import Window, frame_indices, make_window, observed_indices
 
 POOL_BATCHES = 64
 DRAWS_PER_POOL = 2**20
@@ -69,6 +70,22 @@ def make_pool(curated: CuratedDataset, sampler: EventSampler, settings: LoaderSe
     return Pool(tuple(tuple(rows[i]) for i in order), skipped)
 
 
+def observation_batch(
+    curated: CuratedDataset, rows: Sequence[int] | Int[np.ndarray, "N"], settings: LoaderSettings, level: str
+) -> EventBatch:
+    """One observation-centred window a row (S = 1), anchored on the grid of the window index: for evaluation. `level`:
+    "task" or "action", the caption that is read. Raises InputError without a fitting window index."""
+    if level not in ("task", "action"):
+        raise InputError("level", repr(level), "'task' or 'action'")
+    curated.windows(settings)
+    chosen = dataclasses.replace(settings.history, task_share=float(level == "task"))
+    slots = chosen.slots
+    shape = dataclasses.replace(
+        settings, rows=len(rows), segments=1, row_frames=slots, max_latent_frames=slots, history=chosen
+    )
+    return pack(curated, [[make_window(curated, Draw(int(row), 0.0, True), shape)] for row in rows], shape)
+
+
 def pack(curated: CuratedDataset, rows: Sequence[Sequence[Window]], settings: LoaderSettings) -> EventBatch:
     """The arrays of rows of windows: [B, F, ...], [B, A, ...] and [B, S, ...] as `EventBatch` says."""
     batch = empty_batch(curated, len(rows), settings)
@@ -95,7 +112,12 @@ def event_batch(
     windows = [make_window(curated, Draw(int(row), 0.0), settings) for row in rows]
     longest = max(window.slots for window in windows)
     shape = dataclasses.replace(
-        settings, rows=len(windows), segments=1, row_frames=row_frames or longest, max_latent_frames=longest
+        settings,
+        rows=len(windows),
+        segments=1,
+        row_frames=row_frames or longest,
+        max_latent_frames=longest,
+        history=None,
     )
     return pack(curated, [[window] for window in windows], shape)
 
@@ -122,6 +144,7 @@ def empty_batch(curated: CuratedDataset, rows: int, settings: LoaderSettings) ->
         frame_positions=integers(slots),
         frame_times=numbers(slots),
         frame_mask=masks(slots),
+        observed_mask=masks(slots),
         view_mask=masks(slots, views),
         border_mask=masks(slots, views, *cells),
         intrinsics=eye[0],
@@ -130,13 +153,15 @@ def empty_batch(curated: CuratedDataset, rows: int, settings: LoaderSettings) ->
         actions=numbers(actions, UNIFIED_DIMENSION),
         action_segment_ids=integers(actions),
         action_positions=integers(actions),
+        action_frames=integers(actions),
         action_times=numbers(actions),
         action_mask=masks(actions),
         dof_mask=masks(segments, UNIFIED_DIMENSION),
         state=numbers(segments, UNIFIED_DIMENSION),
-        text=integers(segments, settings.text_length),
-        text_mask=masks(segments, settings.text_length),
+        text=integers(segments, settings.batch_text_length),
+        text_mask=masks(segments, settings.batch_text_length),
         segment_mask=masks(segments),
+        anchor_positions=integers(segments),
         event_steps=integers(segments),
         truncated=masks(segments),
         event_rows=integers(segments) - 1,
@@ -152,23 +177,27 @@ def _write_video(
     curated: CuratedDataset,
     settings: LoaderSettings,
 ) -> None:
-    place = (row, slice(slot, slot + window.slots))
     frames = curated.frame_map(window.episode)
+    sources, real = observed_indices(window, settings)
     future = frame_indices(window, len(frames), settings)
-    batch.frames[row, slot] = frames[window.anchor]
-    target = batch.frames[row, slot + 1 : slot + window.slots]
-    np.take(frames, future.reshape(-1), axis=0, mode="clip", out=target.reshape(-1, *target.shape[2:]))
-    positions = np.arange(window.slots)
+    sources = np.concatenate([sources, future])
+    real = np.append(real, np.arange(len(future)) * settings.steps_per_latent < window.steps)
+    # The real slots are neighbours: what is missing is missing at the ends.
+    positions = np.flatnonzero(real)
+    sources, place = sources[positions], (row, slice(slot + positions[0], slot + positions[-1] + 1))
+    target = batch.frames[place]
+    np.take(frames, sources.reshape(-1), axis=0, mode="clip", out=target.reshape(-1, *target.shape[2:]))
     batch.frame_segment_ids[place] = segment + 1
     batch.frame_positions[place] = positions
-    batch.frame_times[place] = positions * settings.steps_per_latent / curated.embodiment.control_hz
+    seconds = (positions - window.history) * settings.steps_per_latent / curated.embodiment.control_hz
+    batch.frame_times[place] = seconds
     batch.frame_mask[place] = True
+    batch.observed_mask[place] = positions <= window.history
     batch.view_mask[place] = True
     batch.border_mask[place] = _visible_cells(curated, window.episode, batch.border_mask.shape[-2:], settings)
     cameras = curated.cameras(window.episode)
-    last = np.append(window.anchor, future[:, -1])
-    batch.intrinsics[place] = cameras.intrinsics[last]
-    batch.extrinsics[place] = cameras.extrinsics[last]
+    batch.intrinsics[place] = cameras.intrinsics[sources[:, -1]]
+    batch.extrinsics[place] = cameras.extrinsics[sources[:, -1]]
     batch.camera_mask[place] = cameras.known
 
 
@@ -188,12 +217,15 @@ def _write_actions(
     batch.actions[place] = embodiment.encode(anchor_state, targets, curated.statistics)
     batch.action_segment_ids[place] = segment + 1
     batch.action_positions[place] = np.arange(steps)
+    batch.action_frames[place] = window.history + np.arange(steps) // settings.steps_per_latent + 1
     batch.action_times[place] = np.arange(1, steps + 1) / embodiment.control_hz
     batch.action_mask[place] = True
     batch.dof_mask[row, segment] = embodiment.dof_mask
     batch.state[row, segment] = embodiment.encode_state(anchor_state, curated.statistics)
-    batch.text[row, segment], batch.text_mask[row, segment] = curated.caption_tokens(window.row, settings.text_length)
+    tokens, known = curated.caption_tokens(window.row, settings.batch_text_length)
+    batch.text[row, segment], batch.text_mask[row, segment] = tokens, known
     batch.segment_mask[row, segment] = True
+    batch.anchor_positions[row, segment] = window.history
     batch.event_steps[row, segment] = window.steps
     batch.truncated[row, segment] = window.truncated
     batch.event_rows[row, segment] = window.row

@@ -15,8 +15,10 @@ from absl import flags
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.curation.index import EventIndex
+from wallwm_jax.data.curation.window_index import WindowIndex
 from wallwm_jax.data.packing import POOL_BATCHES, Pool, make_pool, pack
-from wallwm_jax.data.sampling import EventSampler, balanced_weights, cluster_marginals
+from wallwm_jax.data.sampling import EventSampler, Weighted, balanced_weights, cluster_marginals
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.windows import check_captions
 
@@ -45,7 +47,7 @@ class EventLoader:
         share = settings.rows // process_count
         self._rows = slice(process_index * share, (process_index + 1) * share)
         self.sampler = make_sampler(curated, settings, seed, split)
-        check_captions(curated, self.sampler.rows, settings)
+        check_captions(curated, split, settings)
         self._pools: dict[int, Pool] = {}
 
     def __len__(self) -> int:
@@ -67,13 +69,24 @@ class EventLoader:
 
 
 def make_sampler(curated: CuratedDataset, settings: LoaderSettings, seed: int, split: str) -> EventSampler:
-    """Sampler over the action rows of a split, balanced over both clusterings if the settings say so."""
-    rows = curated.index.select(split)
+    """Sampler over the action rows of a split, and over its windows if the settings have a history; each balanced over
+    both its clusterings if they say so."""
+    events = _weighted(curated, "events", curated.index, settings, split)
+    if settings.history is None:
+        return EventSampler(events.rows, events.probabilities, seed)
+    windows = curated.windows(settings)
+    observations = _weighted(curated, "windows", windows, settings, split)
+    return EventSampler(events.rows, events.probabilities, seed, observations, settings.history.share)
+
+
+def _weighted(
+    curated: CuratedDataset, kind: str, index: EventIndex | WindowIndex, settings: LoaderSettings, split: str
+) -> Weighted:
+    rows = index.select(split)
     if not rows.size:
-        raise InputError(f"{curated.root}: events of split {split!r}", "none", "at least one")
-    labels = [curated.index.columns[name][rows] for name in CLUSTERINGS]
-    weights = balanced_weights(*labels) if settings.balance else np.full(len(rows), 1.0 / len(rows))
-    return EventSampler(rows, weights, seed)
+        raise InputError(f"{curated.root}: {kind} of split {split!r}", "none", "at least one")
+    labels = [index.columns[name][rows] for name in CLUSTERINGS]
+    return Weighted(rows, balanced_weights(*labels) if settings.balance else np.full(len(rows), 1.0 / len(rows)))
 
 
 def make_loader(

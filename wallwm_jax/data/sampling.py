@@ -1,4 +1,4 @@
-"""Which event is drawn: arithmetic on (seed, i), balanced over both clusterings at once.
+"""Which event or observation is drawn: arithmetic on (seed, i), balanced over both clusterings at once.
 
 A counter-based generator (Philox) gives draw i from counter i, so that no state is kept: to resume, to shard or to add
 workers is to ask for other numbers.
@@ -13,27 +13,57 @@ _WORDS_PER_DRAW = 4  # one Philox block, so that draw i is block i whatever is d
 
 
 class Draw(NamedTuple):
-    """An event row, and a uniform number in [0, 1) that places the anchor inside the event."""
+    """What one draw says. `row` is one of the event index, or of the window index if `observation`."""
 
     row: int
     jitter: float
+    """Uniform in [0, 1): places the anchor."""
+    observation: bool = False
+    level: float = 0.0
+    """Uniform in [0, 1): chooses the caption level of an observation-centred window."""
+
+
+class Weighted:
+    """Rows that are drawn with given probabilities."""
+
+    def __init__(self, rows: Int[np.ndarray, "N"], weights: Float[np.ndarray, "N"]):
+        self.rows, self.probabilities = np.asarray(rows), weights / weights.sum()
+        self._upper = np.cumsum(self.probabilities)
+        self._upper[-1] = 1.0
+
+    def choose(self, uniform: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """The row at each number in [0, 1)."""
+        return self.rows[np.searchsorted(self._upper, uniform, side="right")]
 
 
 class EventSampler:
-    """Draws rows with given probabilities."""
+    """Draws event rows with given probabilities, and with probability `share` a row of `observations` instead.
 
-    def __init__(self, rows: Int[np.ndarray, "N"], weights: Float[np.ndarray, "N"], seed: int):
-        self.rows, self.seed = np.asarray(rows), seed
-        self.probabilities = weights / weights.sum()
-        self._upper = np.cumsum(self.probabilities)
-        self._upper[-1] = 1.0
+    A draw that stays an event is the draw of a sampler without observations.
+    """
+
+    def __init__(
+        self,
+        rows: Int[np.ndarray, "N"],
+        weights: Float[np.ndarray, "N"],
+        seed: int,
+        observations: Weighted | None = None,
+        share: float = 0.0,
+    ):
+        self._events, self.observations = Weighted(rows, weights), observations
+        self.rows, self.probabilities = self._events.rows, self._events.probabilities
+        self.seed, self._share = seed, share if observations is not None else 0.0
 
     def draws(self, first: int, count: int) -> list[Draw]:
         """Draws first .. first + count - 1; the same numbers however they are asked for."""
         words = np.random.Philox(key=self.seed, counter=first).random_raw(_WORDS_PER_DRAW * count)
-        uniform = (words.reshape(count, _WORDS_PER_DRAW)[:, :2] >> np.uint64(11)) * 2.0**-53
-        chosen = self.rows[np.searchsorted(self._upper, uniform[:, 0], side="right")]
-        return [Draw(int(row), float(jitter)) for row, jitter in zip(chosen, uniform[:, 1], strict=True)]
+        uniform = (words.reshape(count, _WORDS_PER_DRAW) >> np.uint64(11)) * 2.0**-53
+        observed = uniform[:, 2] < self._share
+        chosen = self._events.choose(uniform[:, 0])
+        if self.observations is not None:
+            chosen = np.where(observed, self.observations.choose(uniform[:, 0]), chosen)
+        columns = (chosen, uniform[:, 1], observed, uniform[:, 3])
+        return [Draw(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
 
     def draw(self, i: int) -> Draw:
         return self.draws(i, 1)[0]

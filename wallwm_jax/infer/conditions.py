@@ -1,17 +1,19 @@
-"""What event mode conditions on: observations and captions as an `EventBatch` of one event a row, without a future."""
+"""What the modes condition on, as an `EventBatch` of one event or chunk a row, without a future and without text."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch, Observation
-from wallwm_jax.data import text
 from wallwm_jax.data.embodiment import Embodiment
-from wallwm_jax.data.settings import FRAMES_PER_LATENT
+from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
 from wallwm_jax.data.statistics import Statistics
+from wallwm_jax.infer.history import History
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class WindowSettings:
     buckets: tuple[int, ...] = ()
     """Latent slots of the lengths that are compiled for, ascending; shorter events are padded up to the next, masked.
     Empty: half of the longest, and the longest. Many buckets waste less arithmetic, few less compilation."""
+
+    observed_slots = 1
 
     def __post_init__(self):
         longest = self.max_latent_frames
@@ -42,7 +46,11 @@ class WindowSettings:
     @property
     def max_steps(self) -> int:
         """Control steps of the longest event."""
-        return (self.max_latent_frames - 1) * self.steps_per_latent
+        return self.actions(self.max_latent_frames)
+
+    def actions(self, bucket: int) -> int:
+        """Control steps that a bucket's future latents cover."""
+        return (bucket - 1) * self.steps_per_latent
 
     def bucket(self, steps: int) -> int:
         """Latent slots of the smallest bucket that holds `steps` control steps; else the longest."""
@@ -52,18 +60,91 @@ class WindowSettings:
         return next((bucket for bucket in self.buckets if bucket >= needed), self.buckets[-1])
 
 
-def check_observations(observations: Sequence[Observation], captions: Sequence[str]) -> None:
-    """Raises InputError unless there is one caption an observation and all images have one shape."""
-    if len(observations) != len(captions):
-        raise InputError("captions", len(captions), f"one for each of {len(observations)} observations")
+@dataclasses.dataclass(frozen=True)
+class ChunkSettings:
+    """How an observation-centred window is cut: as the loader that trained the model cut it (WALL-WM eq. 11)."""
+
+    frame_stride: int = 2
+    history_latents: int = 2
+    future_latents: int = 2
+    text_length: int = 224
+    spatial_compression: int = 8
+
+    def __post_init__(self):
+        for field, least in (("frame_stride", 1), ("history_latents", 0), ("future_latents", 1), ("text_length", 1)):
+            if getattr(self, field) < least:
+                raise InputError(field, getattr(self, field), f"at least {least}")
+
+    @classmethod
+    def of(cls, loader: LoaderSettings) -> "ChunkSettings":
+        """The windows of a loader; raises InputError if it has no history."""
+        if loader.history is None:
+            raise InputError("data.history", None, "settings of observation-centred windows")
+        history = loader.history
+        return cls(
+            loader.frame_stride,
+            history.history_latents,
+            history.future_latents,
+            loader.batch_text_length,
+            loader.spatial_compression,
+        )
+
+    @property
+    def steps_per_latent(self) -> int:
+        """K_p: control steps that one future latent covers."""
+        return FRAMES_PER_LATENT * self.frame_stride
+
+    @property
+    def steps(self) -> int:
+        """H_a: control steps of a chunk."""
+        return self.future_latents * self.steps_per_latent
+
+    @property
+    def observed_slots(self) -> int:
+        """M + 1 latent slots: the history and the anchor."""
+        return self.history_latents + 1
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The one number of latent slots, M + 1 + N."""
+        return (self.observed_slots + self.future_latents,)
+
+    def actions(self, bucket: int) -> int:
+        """Action slots of the one bucket."""
+        return (bucket - self.observed_slots) * self.steps_per_latent
+
+
+class _Rows(NamedTuple):
+    """What differs between the rows of a batch and between the modes. Padding rows hold zeros."""
+
+    frames: UInt8[np.ndarray, "B F R V H W 3"]
+    frame_mask: Bool[np.ndarray, "B F"]
+    view_mask: Bool[np.ndarray, "B F V"]
+    state: Float[np.ndarray, "B 26"]
+    """Normalised."""
+    dof_mask: Bool[np.ndarray, "B 26"]
+    steps: Int[np.ndarray, "B"]
+    """Control steps asked for; 0 in padding."""
+
+
+def check_observations(observations: Sequence[Observation]) -> None:
+    """Raises InputError unless all images have one shape and all states are numbers."""
     shapes = {observation.views.shape for observation in observations}
     if len(shapes) > 1:
         raise InputError("observation.views", sorted(shapes), "one shape [V, H, W, 3]")
+    for place, observation in enumerate(observations):
+        check_state(f"observation {place}: state", observation.state, observation.dof_mask)
+
+
+def check_state(field: str, state: Float[np.ndarray, "26"], dof_mask: Bool[np.ndarray, "26"]) -> None:
+    """Raises InputError for a state that has a degree of freedom which is no number."""
+    bad = np.flatnonzero(~np.isfinite(state) & dof_mask)
+    if bad.size:
+        raise InputError(field, f"no finite number in degrees of freedom {bad.tolist()}", "finite numbers")
 
 
 def condition_batch(
     observations: Sequence[Observation],
-    captions: Sequence[str],
     steps: Sequence[int],
     rows: int,
     bucket: int,
@@ -76,48 +157,86 @@ def condition_batch(
     Frames after the keyframe are zero: the model dreams them. Cameras are left unknown, since calibration is used in
     training alone (sight cones).
     """
-    views, height, width = observations[0].views.shape[:3]
-    per_latent, actions = settings.steps_per_latent, (bucket - 1) * settings.steps_per_latent
-    real = np.arange(rows) < len(observations)
-    lengths = np.zeros(rows, np.int32)
-    lengths[: len(steps)] = np.minimum(steps, actions)
-    latents = np.where(real, 1 + -(-lengths // per_latent), 0)
-    frame_mask = np.arange(bucket) < latents[:, None]
-    action_mask = np.arange(actions) < lengths[:, None]
-    frames = np.zeros((rows, bucket, FRAMES_PER_LATENT, views, height, width, 3), np.uint8)
-    seen, dof, state = np.zeros((rows, views), bool), np.zeros((rows, 1, 26), bool), np.zeros((rows, 1, 26), np.float32)
-    tokens = np.zeros((rows, 1, settings.text_length), np.int32)
-    token_mask = np.zeros(tokens.shape, bool)
-    for row, (observation, caption) in enumerate(zip(observations, captions, strict=True)):
-        frames[row, 0], seen[row], dof[row, 0] = observation.views, observation.view_mask, observation.dof_mask
-        state[row, 0] = np.where(observation.dof_mask, embodiment.encode_state(observation.state, statistics), 0.0)
-        tokens[row, 0], token_mask[row, 0] = text.encode(caption, settings.text_length)
+    given = _empty(rows, bucket, observations[0].views.shape)
+    for row, (observation, count) in enumerate(zip(observations, steps, strict=True)):
+        given.frames[row, 0] = observation.views
+        covered = min(count, settings.actions(bucket))
+        given.frame_mask[row] = np.arange(bucket) <= -(-covered // settings.steps_per_latent)
+        given.view_mask[row] = given.frame_mask[row, :, None] & observation.view_mask
+        _write_state(given, row, observation.state, observation.dof_mask, embodiment, statistics)
+        given.steps[row] = count
+    return _batch(given, embodiment, settings)
+
+
+def chunk_batch(
+    histories: Sequence[History], rows: int, embodiment: Embodiment, statistics: Statistics, settings: ChunkSettings
+) -> EventBatch:
+    """`rows` rows of M + 1 + N latent slots; the first `len(histories)` hold one chunk each, the rest are padding.
+
+    Slots of the history that are not there are masked. Future frames are zero, cameras unknown, as for events.
+    """
+    observed, bucket = settings.observed_slots, settings.buckets[-1]
+    given = _empty(rows, bucket, histories[0].shape)
+    for row, history in enumerate(histories):
+        real, seen = history.write(given.frames[row, :observed])
+        given.frame_mask[row, :observed], given.frame_mask[row, observed:] = real, True
+        given.view_mask[row, :observed], given.view_mask[row, observed:] = seen, seen[-1]
+        _write_state(given, row, history.state, history.dof_mask, embodiment, statistics)
+        given.steps[row] = settings.steps
+    return _batch(given, embodiment, settings)
+
+
+def _empty(rows: int, slots: int, views: tuple[int, ...]) -> _Rows:
+    return _Rows(
+        frames=np.zeros((rows, slots, FRAMES_PER_LATENT, *views), np.uint8),
+        frame_mask=np.zeros((rows, slots), bool),
+        view_mask=np.zeros((rows, slots, views[0]), bool),
+        state=np.zeros((rows, UNIFIED_DIMENSION), np.float32),
+        dof_mask=np.zeros((rows, UNIFIED_DIMENSION), bool),
+        steps=np.zeros(rows, np.int32),
+    )
+
+
+def _write_state(
+    given: _Rows, row: int, state: np.ndarray, dof: np.ndarray, embodiment: Embodiment, statistics: Statistics
+) -> None:
+    given.dof_mask[row] = dof
+    given.state[row] = np.where(dof, embodiment.encode_state(state, statistics), 0.0)
+
+
+def _batch(given: _Rows, embodiment: Embodiment, settings: WindowSettings | ChunkSettings) -> EventBatch:
+    """The anchor is the last of the `observed_slots`; positions, times and action steps count from it."""
+    (rows, bucket, _, views, height, width, _), mask = given.frames.shape, given.frame_mask
+    anchor, per_latent = settings.observed_slots - 1, settings.steps_per_latent
+    order, actions = np.arange(bucket), np.arange(settings.actions(bucket))
+    action_mask = actions < given.steps[:, None]
     cells = (height // settings.spatial_compression, width // settings.spatial_compression)
-    view_mask = frame_mask[..., None] & seen[:, None]
-    total = np.zeros(rows, np.int32)
-    total[: len(steps)] = steps
+    hz, column = embodiment.control_hz, (rows, 1)
     return EventBatch(
-        frames=frames,
-        frame_segment_ids=frame_mask.astype(np.int32),
-        frame_positions=np.where(frame_mask, np.arange(bucket), 0).astype(np.int32),
-        frame_times=np.where(frame_mask, np.arange(bucket) * per_latent / embodiment.control_hz, 0).astype(np.float32),
-        frame_mask=frame_mask,
-        view_mask=view_mask,
-        border_mask=np.broadcast_to(view_mask[..., None, None], (*view_mask.shape, *cells)).copy(),
+        frames=given.frames,
+        frame_segment_ids=mask.astype(np.int32),
+        frame_positions=np.where(mask, order, 0).astype(np.int32),
+        frame_times=np.where(mask, (order - anchor) * per_latent / hz, 0).astype(np.float32),
+        frame_mask=mask,
+        observed_mask=mask & (order <= anchor),
+        view_mask=given.view_mask,
+        border_mask=np.broadcast_to(given.view_mask[..., None, None], (*given.view_mask.shape, *cells)).copy(),
         intrinsics=np.broadcast_to(np.eye(3, dtype=np.float32), (rows, bucket, views, 3, 3)),
         extrinsics=np.broadcast_to(np.eye(4, dtype=np.float32), (rows, bucket, views, 4, 4)),
         camera_mask=np.zeros((rows, bucket, views), bool),
-        actions=np.zeros((rows, actions, UNIFIED_DIMENSION), np.float32),
+        actions=np.zeros((rows, len(actions), UNIFIED_DIMENSION), np.float32),
         action_segment_ids=action_mask.astype(np.int32),
-        action_positions=np.where(action_mask, np.arange(actions), 0).astype(np.int32),
-        action_times=np.where(action_mask, (np.arange(actions) + 1) / embodiment.control_hz, 0).astype(np.float32),
+        action_positions=np.where(action_mask, actions, 0).astype(np.int32),
+        action_frames=np.where(action_mask, anchor + actions // per_latent + 1, 0).astype(np.int32),
+        action_times=np.where(action_mask, (actions + 1) / hz, 0).astype(np.float32),
         action_mask=action_mask,
-        dof_mask=dof,
-        state=state,
-        text=tokens,
-        text_mask=token_mask,
-        segment_mask=real[:, None],
-        event_steps=total[:, None],
-        truncated=(total > lengths)[:, None],
-        event_rows=np.full((rows, 1), -1, np.int32),
+        dof_mask=given.dof_mask[:, None],
+        state=given.state[:, None],
+        text=np.zeros((*column, settings.text_length), np.int32),
+        text_mask=np.zeros((*column, settings.text_length), bool),
+        segment_mask=(given.steps > 0)[:, None],
+        anchor_positions=np.full(column, anchor, np.int32),
+        event_steps=given.steps[:, None],
+        truncated=(given.steps > len(actions))[:, None],
+        event_rows=np.full(column, -1, np.int32),
     )

@@ -1,4 +1,4 @@
-"""Event mode's arithmetic as pure functions of arrays: observe, step the video, act, show (WALL-WM §7)."""
+"""Both modes' arithmetic as pure functions of arrays: observe, step the video, act, show (WALL-WM §7)."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.infer.solvers import euler, split_steps, time_grid
@@ -45,27 +46,52 @@ class SolverSettings:
         return time_grid(after, self.shift, self.anchor, 1.0)
 
 
-class Condition(NamedTuple):
-    """What every forward pass of an event reads."""
+class TextCondition(NamedTuple):
+    """What a prediction is told, whoever says it: captions, an instruction, latents of a reasoning branch."""
 
-    keyframe: Float[Array, "B 1 V h w C"]
+    features: Float[Array, "B S L width"]
+    """In the text encoder's feature space; zero where the mask is False."""
+    mask: Bool[Array, "B S L"]
+
+    def padded(self, length: int) -> "TextCondition":
+        """With L = `length`, masked at the end; raises InputError if it is longer."""
+        missing = length - self.mask.shape[-1]
+        if missing < 0:
+            raise InputError("text condition", f"{self.mask.shape[-1]} tokens", f"at most {length}")
+        pad = [(0, 0), (0, 0), (0, missing)]
+        return TextCondition(np.pad(self.features, [*pad, (0, 0)]), np.pad(self.mask, pad))
+
+
+class Condition(NamedTuple):
+    """What every forward pass of an event or chunk reads."""
+
+    observed: Float[Array, "B O V h w C"]
+    """Latents of the observed slots, which are the first: M of history and the anchor. Zero where masked."""
     text_features: Float[Array, "B S L width"]
     text_mask: Bool[Array, "B S L"]
     found: Float[Array, "B S action_embed"]
-    """What the caption finds in the keyframe, for the actions."""
+    """What the text finds in the current observation, for the actions."""
 
 
-def observe(model: Any, parameters: Any, batch: EventBatch) -> tuple[Condition, Float[Array, "B S"]]:
-    """Encodes keyframes (zero for absent views) and captions, and reads the one by the other; also the control steps
-    that the duration head expects."""
+def encode_text(model: Any, parameters: Any, text: Int[Array, "B S L"], mask: Bool[Array, "B S L"]) -> TextCondition:
+    """Captions through the model's own text encoder."""
+    return TextCondition(model.apply({"params": parameters}, text, mask, method="encode_text"), mask)
+
+
+def observe(
+    model: Any, parameters: Any, batch: EventBatch, text: TextCondition, observed_slots: int
+) -> tuple[Condition, Float[Array, "B S"]]:
+    """Encodes the first `observed_slots` slots (zero where masked) and reads the current observation by the text; also
+    the control steps that the duration head expects."""
     variables = {"params": parameters}
-    keyframe = model.apply(variables, batch.frames[:, :1], method="encode_frames")
-    keyframe = jnp.where(batch.view_mask[:, :1, :, None, None, None], keyframe, 0.0)
-    text_features = model.apply(variables, batch.text, batch.text_mask, method="encode_text")
-    found = model.apply(variables, batch, text_features, batch.text_mask, method="read_keyframes")
-    given = Condition(keyframe, text_features, batch.text_mask, found)
-    channel = _keyframe_channel(given, batch.frame_mask.shape[1])
-    log_steps = model.apply(variables, batch, channel, text_features, batch.text_mask, method="duration")
+    observed = model.apply(variables, batch.frames[:, :observed_slots], method="encode_frames")
+    observed = jnp.where(batch.view_mask[:, :observed_slots, :, None, None, None], observed, 0.0)
+    # Features of masked tokens must not matter, whoever made them.
+    features = jnp.where(text.mask[..., None], text.features, 0.0)
+    found = model.apply(variables, batch, features, text.mask, method="read_keyframes")
+    given = Condition(observed, features, text.mask, found)
+    channel = _observed_channel(given, batch.frame_mask.shape[1])
+    log_steps = model.apply(variables, batch, channel, features, text.mask, method="duration")
     return given, jnp.exp(log_steps)
 
 
@@ -88,10 +114,10 @@ def video_step(
     now: Float[Array, ""],
     following: Float[Array, ""],
 ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "layers B F V n embed"]]:
-    """One Euler step of the video from time `now` to `following`, and the features at `now`. Keyframe slots hold their
+    """One Euler step of the video from time `now` to `following`, and the features at `now`. Observed slots hold their
     clean latents, as in training."""
-    channel = _keyframe_channel(given, sample.shape[1])
-    sample = jnp.where((batch.frame_positions == 0)[..., None, None, None, None], channel, sample)
+    channel = _observed_channel(given, sample.shape[1])
+    sample = jnp.where(batch.observed_mask[..., None, None, None, None], channel, sample)
     velocity, features = model.apply(
         {"params": parameters}, batch, sample, channel, jnp.full(batch.segment_mask.shape, now),
         given.text_features, given.text_mask, False, method="video",
@@ -122,14 +148,18 @@ def act(
 
 
 def show(
-    model: Any, parameters: Any, given: Condition, sample: Float[Array, "B F V h w C"]
-) -> UInt8[Array, "B F R V H W 3"]:
-    """Frames of the clean latents; slot 0 is the keyframe through the codec."""
-    latents = jnp.concatenate([given.keyframe, sample[:, 1:]], axis=1)
+    model: Any, parameters: Any, batch: EventBatch, given: Condition, sample: Float[Array, "B F V h w C"]
+) -> tuple[UInt8[Array, "B F R V H W 3"], Bool[Array, "B"]]:
+    """Frames of the clean latents, observed slots through the codec; and whether all of a row's real ones are finite,
+    which its pixels no longer tell."""
+    observed = given.observed.shape[1]
+    latents = jnp.concatenate([given.observed, sample[:, observed:]], axis=1)
     frames = model.apply({"params": parameters}, latents, method="decode_frames")
-    return jnp.clip(jnp.round(frames), 0, 255).astype(jnp.uint8)
+    finite = jnp.isfinite(latents).all((3, 4, 5)) | ~batch.view_mask
+    return jnp.clip(jnp.round(frames), 0, 255).astype(jnp.uint8), finite.all((1, 2))
 
 
-def _keyframe_channel(given: Condition, slots: int) -> Float[Array, "B F V h w C"]:
-    """Keyframe latents at position 0, zeros elsewhere."""
-    return jnp.pad(given.keyframe, [(0, 0), (0, slots - 1), *[(0, 0)] * (given.keyframe.ndim - 2)])
+def _observed_channel(given: Condition, slots: int) -> Float[Array, "B F V h w C"]:
+    """Latents of the observed slots, zeros elsewhere."""
+    missing = slots - given.observed.shape[1]
+    return jnp.pad(given.observed, [(0, 0), (0, missing), *[(0, 0)] * (given.observed.ndim - 2)])

@@ -1,24 +1,22 @@
 """Event mode: observation and caption in, the whole event's video and trajectory out (WALL-WM §7)."""
 
 import dataclasses
-import functools
-import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ActionChunk, Observation
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
-from wallwm_jax.infer import denoise
 from wallwm_jax.infer.conditions import WindowSettings, check_observations, condition_batch
-from wallwm_jax.infer.denoise import SolverSettings
+from wallwm_jax.infer.denoise import SolverSettings, TextCondition
+from wallwm_jax.infer.programs import Programs, Text, film
+from wallwm_jax.infer.safety import NON_FINITE_DURATION, NON_FINITE_VIDEO, Failure, Limits, SafetySettings, guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +26,7 @@ class EventModeSettings:
     rows: int = 16
     window: WindowSettings = dataclasses.field(default_factory=WindowSettings)
     solver: SolverSettings = dataclasses.field(default_factory=SolverSettings)
+    safety: SafetySettings = dataclasses.field(default_factory=SafetySettings)
 
     @classmethod
     def from_config(cls, config: Section) -> "EventModeSettings":
@@ -49,19 +48,23 @@ class EventPrediction:
     """One dreamt event."""
 
     actions: ActionChunk
-    """Absolute unified poses (world frame), one a control step."""
+    """Absolute unified poses (world frame), one a control step: finite and within limits, or holding still."""
     steps: int
     """Control steps asked for or predicted; `actions` holds fewer if that exceeds the longest bucket."""
     bucket: int
     frames: UInt8[np.ndarray, "T V H W 3"] | None
-    """Keyframe and dreamt frames, one every `frame_stride` control steps; None if no dream was asked for."""
+    """Keyframe and dreamt frames, one every `frame_stride` control steps; None if no dream was asked for, or there is
+    a failure."""
+    failure: Failure | None = None
+    """Why `actions` holds still instead of what the network said."""
+    clipped: int = 0
+    """Numbers of `actions` that were beyond the limits."""
 
 
 class EventMode:
     """Predicts events with programs compiled once a length bucket.
 
-    A prediction depends on its own observation, caption, key and place in the call, not on the call's other events.
-    Solver step counts are no part of a program: the video's steps are taken one call at a time.
+    A prediction depends on its own observation, text, key and place in the call, not on the call's other events.
     """
 
     def __init__(
@@ -72,30 +75,34 @@ class EventMode:
         statistics: Statistics,
         settings: EventModeSettings,
     ):
-        self.settings = settings
-        self._model, self._parameters = model, parameters
-        self.embodiment, self._statistics = embodiment, statistics
-        self._programs: dict[tuple[str, int], Any] = {}
+        self.settings, self.embodiment, self._statistics = settings, embodiment, statistics
+        self.programs = Programs(model, parameters, settings.rows, settings.window, settings.solver)
+        self._limits = Limits.of(statistics, settings.safety)
 
     @property
     def compiled(self) -> tuple[tuple[str, int], ...]:
         """(program, bucket) of every program compiled so far, in order; bucket 0 is what all buckets share."""
-        return tuple(self._programs)
+        return self.programs.compiled
 
-    def durations(self, observations: Sequence[Observation], captions: Sequence[str]) -> Float[np.ndarray, "n"]:
+    def encode(self, captions: Sequence[str]) -> TextCondition:
+        """Captions as `predict` would encode them."""
+        return self.programs.condition(captions, len(captions))
+
+    def durations(self, observations: Sequence[Observation], captions: Text) -> Float[np.ndarray, "n"]:
         """Expected control steps of each event, from the duration head."""
-        check_observations(observations, captions)
-        expected, rows = np.zeros(len(captions)), self.settings.rows
-        for first in range(0, len(captions), rows):
-            chosen = range(first, min(first + rows, len(captions)))
-            _, steps = self._observe(observations, captions, chosen)
+        check_observations(observations)
+        text = self.programs.condition(captions, len(observations))
+        expected, rows = np.zeros(len(observations)), self.settings.rows
+        for first in range(0, len(observations), rows):
+            chosen = range(first, min(first + rows, len(observations)))
+            _, steps = self._observe(observations, text, chosen)
             expected[chosen] = np.asarray(steps)[: len(chosen), 0]
         return expected
 
     def predict(
         self,
         observations: Sequence[Observation],
-        captions: Sequence[str],
+        captions: Text,
         steps: Sequence[int] | None = None,
         *,
         key: PRNGKeyArray,
@@ -104,100 +111,96 @@ class EventMode:
         """Predicts one event for each observation and its caption.
 
         Args:
+            captions: texts, or their like from another source as a `TextCondition`.
             steps: control steps of each event; None asks the duration head.
             key: all randomness; event i uses the i-th stream of it.
             dream: whether to finish the video; without it only the forward passes that the actions need are run.
 
         Raises:
-            InputError: captions and observations do not match, a caption is too long, or steps are not positive.
+            InputError: captions and observations do not match, a caption is too long, a state is not finite, or steps
+                are not positive.
         """
-        check_observations(observations, captions)
+        check_observations(observations)
+        text = self.programs.condition(captions, len(observations))
+        failures: dict[int, Failure] = {}
         if steps is None:
-            longest = self.settings.window.max_steps
-            steps = np.clip(np.round(self.durations(observations, captions)), 1, longest).astype(int)
-        if len(steps) != len(captions):
-            raise InputError("steps", len(steps), f"one for each of {len(captions)} events")
-        buckets: dict[int, list[int]] = defaultdict(list)
-        for index, count in enumerate(steps):
-            buckets[self.settings.window.bucket(int(count))].append(index)
+            expected, longest = self.durations(observations, text), self.settings.window.max_steps
+            failures = {i: Failure(NON_FINITE_DURATION) for i in np.flatnonzero(~np.isfinite(expected)).tolist()}
+            steps = np.clip(np.round(np.nan_to_num(expected)), 1, longest).astype(int)
+        if len(steps) != len(observations):
+            raise InputError("steps", len(steps), f"one for each of {len(observations)} events")
+        buckets = [self.settings.window.bucket(int(count)) for count in steps]
+        return self._predict(observations, text, steps, buckets, failures, key, dream)
+
+    def replan(
+        self,
+        predictions: Sequence[EventPrediction],
+        executed: Sequence[int],
+        observations: Sequence[Observation],
+        captions: Text,
+        *,
+        key: PRNGKeyArray,
+        dream: bool = True,
+    ) -> list[EventPrediction]:
+        """Predicts the remainder of events, of which `executed` control steps are done, from new observations.
+
+        The programs are those of the predictions: nothing is compiled that `predict` had not compiled, since a longer
+        bucket changes nothing.
+
+        Raises:
+            InputError: as `predict`; also when an event has no step left.
+        """
+        check_observations(observations)
+        if not len(predictions) == len(executed) == len(observations):
+            found = f"{len(predictions)} predictions, {len(executed)} executed"
+            raise InputError("replan", found, f"one for each of {len(observations)} observations")
+        for prediction, done in zip(predictions, executed, strict=True):
+            if not 0 <= done < prediction.steps:
+                raise InputError("executed", done, f"0 to {prediction.steps - 1}: a part of the event")
+        text = self.programs.condition(captions, len(observations))
+        steps = [prediction.steps - done for prediction, done in zip(predictions, executed, strict=True)]
+        buckets = [prediction.bucket for prediction in predictions]
+        return self._predict(observations, text, steps, buckets, {}, key, dream)
+
+    def _predict(self, observations, text, steps, buckets, failures, key, dream) -> list[EventPrediction]:
+        places: dict[int, list[int]] = defaultdict(list)
+        for index, bucket in enumerate(buckets):
+            places[bucket].append(index)
         predictions: dict[int, EventPrediction] = {}
-        for bucket, members in sorted(buckets.items()):
+        for bucket, members in sorted(places.items()):
             for first in range(0, len(members), self.settings.rows):
                 chosen = members[first : first + self.settings.rows]
-                predictions |= self._predict_rows(observations, captions, steps, chosen, bucket, key, dream)
-        return [predictions[index] for index in range(len(captions))]
+                predictions |= self._predict_rows(observations, text, steps, chosen, bucket, failures, key, dream)
+        return [predictions[index] for index in range(len(observations))]
 
-    def _predict_rows(self, observations, captions, steps, chosen, bucket, key, dream) -> dict[int, EventPrediction]:
-        given, _ = self._observe(observations, captions, chosen)
-        batch = self._batch(observations, captions, steps, chosen, bucket)
-        indices = np.zeros(self.settings.rows, np.int32)
-        indices[: len(chosen)] = chosen
-        sample, noise = self._run("noise", 0, key, indices, given)[bucket]
-        actions, frames = self._denoise(bucket, batch, given, sample, noise, dream)
+    def _predict_rows(
+        self, observations, text, steps, chosen, bucket, failures, key, dream
+    ) -> dict[int, EventPrediction]:
+        given, _ = self._observe(observations, text, chosen)
+        batch = self._batch(observations, steps, chosen, bucket)
+        noise = self.programs.noise(key, chosen, given, bucket)
+        actions, frames, finite = self.programs.denoise(bucket, batch, given, noise, dream)
         predictions = {}
         for row, index in enumerate(chosen):
-            chunk = self._chunk(actions[row, batch.action_mask[row]], observations[index])
-            film = None if frames is None else _film(frames[row, batch.frame_mask[row]])
-            predictions[index] = EventPrediction(chunk, int(steps[index]), bucket, film)
+            known = failures.get(index) or (None if finite[row] else Failure(NON_FINITE_VIDEO))
+            chunk, failure, clipped = self._chunk(actions[row, batch.action_mask[row]], observations[index], known)
+            shown = None if frames is None or failure else film(frames[row, batch.frame_mask[row]], 1)
+            predictions[index] = EventPrediction(chunk, int(steps[index]), bucket, shown, failure, clipped)
         return predictions
 
-    def _denoise(self, bucket, batch, given, sample, noise, dream) -> tuple[np.ndarray, np.ndarray | None]:
-        """Video to the anchor, actions on the features there, and the rest of the video if it is wanted."""
-        solver = self.settings.solver
-        for step in itertools.pairwise(solver.times_to_anchor()):
-            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *step)
-        rest = solver.times_from_anchor()
-        anchor = (rest[0], rest[min(1, len(rest) - 1)])
-        sample, features = self._run("video", bucket, self._parameters, batch, given, sample, *anchor)
-        actions = np.asarray(self._run("act", bucket, self._parameters, batch, given, noise, features))
-        if not dream:
-            return actions, None
-        for step in itertools.pairwise(rest[1:]):
-            sample, _ = self._run("video", bucket, self._parameters, batch, given, sample, *step)
-        return actions, np.asarray(self._run("show", bucket, self._parameters, given, sample))
+    def _observe(self, observations, text, chosen):
+        batch = self._batch(observations, np.ones(len(observations), int), chosen, 2)
+        return self.programs.observe(batch, text, chosen)
 
-    def _observe(self, observations, captions, chosen):
-        batch = self._batch(observations, captions, np.ones(len(captions), int), chosen, 2)
-        return self._run("observe", 0, self._parameters, batch)
-
-    def _batch(self, observations, captions, steps, chosen, bucket):
+    def _batch(self, observations, steps, chosen, bucket):
         return condition_batch(
-            [observations[i] for i in chosen], [captions[i] for i in chosen], [int(steps[i]) for i in chosen],
+            [observations[i] for i in chosen], [int(steps[i]) for i in chosen],
             self.settings.rows, bucket, self.embodiment, self._statistics, self.settings.window,
         )  # fmt: skip
 
-    def _chunk(self, normalised: Float[np.ndarray, "A 26"], observation: Observation) -> ActionChunk:
+    def _chunk(
+        self, normalised: Float[np.ndarray, "A 26"], observation: Observation, known: Failure | None
+    ) -> tuple[ActionChunk, Failure | None, int]:
         absolute = self.embodiment.decode(normalised, observation.state, self._statistics)
-        mask = np.ones(len(absolute), bool)
-        return ActionChunk(absolute, np.asarray(observation.dof_mask), mask, self.embodiment.control_hz)
-
-    def _run(self, name: str, bucket: int, *arguments: Any) -> Any:
-        """Compiles ahead of time on first use, so that a program can never be traced again behind our back."""
-        if (name, bucket) not in self._programs:
-            self._programs[name, bucket] = jax.jit(self._function(name)).lower(*arguments).compile()
-        return self._programs[name, bucket](*arguments)
-
-    def _function(self, name: str) -> Callable[..., Any]:
-        model, solver = self._model, self.settings.solver
-        return {
-            "observe": functools.partial(denoise.observe, model),
-            "noise": self._noise,
-            "video": functools.partial(denoise.video_step, model),
-            "act": functools.partial(denoise.act, model, settings=solver),
-            "show": functools.partial(denoise.show, model),
-        }[name]
-
-    def _noise(self, key: PRNGKeyArray, indices: Int[Array, "B"], given: denoise.Condition) -> dict[int, tuple]:
-        """Noise for every bucket, cut from that of the longest: a longer bucket leaves an event's noise as it is."""
-        window = self.settings.window
-        shapes = (window.buckets[-1], *given.keyframe.shape[2:]), (self.settings.solver.samples, window.max_steps, 26)
-        video, actions = denoise.draw_noise(key, indices, *shapes)
-        return {
-            bucket: (video[:, :bucket], actions[:, :, : (bucket - 1) * window.steps_per_latent])
-            for bucket in window.buckets
-        }
-
-
-def _film(frames: UInt8[np.ndarray, "F R V H W 3"]) -> UInt8[np.ndarray, "T V H W 3"]:
-    """Keyframe once, then every raw frame of every later latent."""
-    return np.concatenate([frames[0, -1:], frames[1:].reshape(-1, *frames.shape[2:])])
+        given = (observation.state, observation.dof_mask, self._limits, self.embodiment.control_hz)
+        return guard(absolute, *given, known)

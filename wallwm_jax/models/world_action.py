@@ -74,7 +74,7 @@ class WorldAction(nn.Module):
         action_time: Float[Array, "B K S"],
         latents: Float[Array, "B F V h w C"] | None = None,
     ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "B K A 26"], Float[Array, "B S"]]:
-        """One joint pass: video velocity, action velocity and log control steps. The keyframes are those of `latents`,
+        """One joint pass: video velocity, action velocity and log control steps. Observed slots are those of `latents`,
         or else of the batch's frames."""
         observed = self.keyframes(batch, self.encode_frames(batch.frames) if latents is None else latents)
         text = self.encode_text(batch.text, batch.text_mask)
@@ -104,7 +104,7 @@ class WorldAction(nn.Module):
         return self.text_encoder(text, text_mask)
 
     def keyframes(self, batch: EventBatch, latents: Float[Array, "B F V h w C"]) -> Float[Array, "B F V h w C"]:
-        """`latents` at the slots of the keyframes, zero elsewhere: the conditioning channel y."""
+        """`latents` at the observed slots, zero elsewhere: the conditioning channel y."""
         return jnp.where(_observed_slots(batch)[:, :, None, None, None, None], latents, 0.0)
 
     def video(
@@ -117,7 +117,7 @@ class WorldAction(nn.Module):
         text_mask: Bool[Array, "B S L"],
         sight_cones: bool = False,
     ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "layers B F V n embed"]]:
-        """Velocity (fp32) and every block's output. Slots at position 0 enter clean, whatever `noisy` holds there (as
+        """Velocity (fp32) and every block's output. Observed slots enter clean, whatever `noisy` holds there (as
         Wan2.2-TI2V). `sight_cones` restricts cross-view attention by the cameras' calibration (training only)."""
         noisy = self._with_keyframes(batch, noisy, observed)
         tokens, context = self._video_inputs(batch, noisy, observed, time, text_features, text_mask, sight_cones)
@@ -130,15 +130,16 @@ class WorldAction(nn.Module):
         text_features: Float[Array, "B S L text_embed"],
         text_mask: Bool[Array, "B S L"],
     ) -> Float[Array, "B S action_embed"]:
-        """Where in its keyframe is what a caption names, as a part of the event's state token; 0 without a reader.
+        """Where in the current observation, the anchor's last raw frame, is what a caption names, as a part of the
+        event's state token; 0 without a reader.
 
         Ours: the paper's actions know of the scene what the patches of a pretrained video tower tell them. The reader
         sees finer cells and learns from the actions themselves, which train no text encoder.
         """
         if not self.variant.reader:
             return jnp.zeros((*batch.segment_mask.shape, self.variant.action_embed))
-        pictures, known = _of_keyframes(batch, batch.frames[:, :, 0])
-        real = _of_keyframes(batch, _real_views(batch))[0] & known[..., None]
+        pictures, known = _of_anchors(batch, batch.frames[:, :, -1])
+        real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
         shown = text_mask & batch.segment_mask[..., None]
         given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, jax.lax.stop_gradient(text_features), shown)
         found = self.action_tower.keyframe_reader(*(part.reshape(-1, *part.shape[2:]) for part in given))
@@ -166,9 +167,9 @@ class WorldAction(nn.Module):
         text_mask: Bool[Array, "B S L"],
     ) -> Float[Array, "B S"]:
         """Log control steps of every event, fp32; 0 for empty segments."""
-        keyframes, known = _of_keyframes(batch, observed)
-        patches = patchify(keyframes, self.variant.patch)
-        real = _of_keyframes(batch, _real_views(batch))[0] & known[..., None]
+        anchors, known = _of_anchors(batch, observed)
+        patches = patchify(anchors, self.variant.patch)
+        real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
         steps = self.duration_head(patches, real, text_features, text_mask, batch.state, batch.dof_mask)
         return jnp.where(batch.segment_mask, steps, 0.0)
 
@@ -213,26 +214,24 @@ class WorldAction(nn.Module):
         predicted = self.video_tower.predict(tokens, embedding, self._grid(*noisy.shape[3:5]))
         if self.variant.prediction == "velocity":
             return predicted
-        own_keyframe = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
-        own_keyframe = (own_keyframe & _observed_slots(batch)[:, None, :]).astype(jnp.float32)
-        keyframe = jnp.einsum("bfg,bgx->bfx", own_keyframe, observed.reshape(*observed.shape[:2], -1))
+        own_anchor = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
+        own_anchor = (own_anchor & _anchor_slots(batch)[:, None, :]).astype(jnp.float32)
+        anchor = jnp.einsum("bfg,bgx->bfx", own_anchor, observed.reshape(*observed.shape[:2], -1))
         slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]
-        # How much of the keyframe's cell is gone: what moves away need not be drawn with the opposite sign.
+        # How much of the anchor's cell is gone: what moves away need not be drawn with the opposite sign.
         change, gone = predicted[..., :-1], predicted[..., -1:]
-        clean = (1.0 - gone) * keyframe.reshape(observed.shape) + change
+        clean = (1.0 - gone) * anchor.reshape(observed.shape) + change
         return velocity_of_clean(noisy, clean, slot_time, self.variant.min_time)
 
     def _action_inputs(self, batch, noisy, time, found):
         """Tokens, and (the blocks' context, the tokens' time embedding)."""
-        _, draws, steps, _ = noisy.shape
-        slots, row = batch.frame_positions.shape[1], self.variant
-        if slots < 2 or steps % (slots - 1):
-            raise InputError("actions", f"{steps} slots for {slots} latent slots", "a multiple of (latent slots - 1)")
+        draws, row = noisy.shape[1], self.variant
         grid = (row.cells // row.patch,) * 2
         patches, pairs = grid[0] * grid[1], row.action_embed // row.action_heads // 2
         ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)
-        frames = action_dit.action_frames(batch.action_positions, steps // (slots - 1))
-        frames = jnp.minimum(frames, row.max_latent_frames)
+        frames, anchors = (
+            jnp.minimum(tau, row.max_latent_frames) for tau in (batch.action_frames, batch.anchor_positions)
+        )
         embedding, modulation = self.action_tower.modulations(time, ids)
         angles = jnp.repeat(positions.axis_angles(batch.action_positions, pairs), draws, axis=0)
         within = attention_mask(masks.same_segment(ids, ids, batch.action_mask))
@@ -242,7 +241,7 @@ class WorldAction(nn.Module):
             modulation=modulation,
             rotation=positions.rotation(angles),
             mask=masks.repeat_batch(within, draws),
-            state=self.action_tower.embed_state(batch.state, batch.dof_mask) + found,
+            state=self.action_tower.embed_state(batch.state, batch.dof_mask, anchors) + found,
             segments=ids,
             video_position=self.action_tower.video_positions(video_frames, batch.frame_times, grid),
             video_mask=masks.repeat_queries(across, draws),
@@ -269,14 +268,20 @@ def _heads(width: int, heads: int) -> dict[str, int]:
 
 
 def _observed_slots(batch: EventBatch) -> Bool[Array, "B F"]:
-    """Keyframe slots; the rest is to be generated."""
-    return (batch.frame_positions == 0) & batch.frame_mask
+    """Slots that are given; the rest is to be generated."""
+    return batch.observed_mask & batch.frame_mask
 
 
-def _of_keyframes(batch: EventBatch, values: Array) -> tuple[Array, Bool[Array, "B S"]]:
-    """Values `[B, F, ...]` at every event's keyframe, as `[B, S, ...]`, and whether there is one."""
+def _anchor_slots(batch: EventBatch) -> Bool[Array, "B F"]:
+    """The observed slots that end with their events' current observations."""
+    anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)
+    return _observed_slots(batch) & (batch.frame_positions == anchors)
+
+
+def _of_anchors(batch: EventBatch, values: Array) -> tuple[Array, Bool[Array, "B S"]]:
+    """Values `[B, F, ...]` at every event's anchor slot, as `[B, S, ...]`, and whether there is one."""
     segments = 1 + jnp.arange(batch.segment_mask.shape[1])
-    own = _observed_slots(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
+    own = _anchor_slots(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
     return jax.vmap(lambda row, slots: row[slots])(values, jnp.argmax(own, -1)), jnp.any(own, -1)
 
 

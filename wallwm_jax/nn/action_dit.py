@@ -1,4 +1,4 @@
-"""The action diffusion transformer, coupled one way to the video tower's features (WALL-WM section 4, eqs. 9-10).
+"""The action diffusion transformer, coupled one way to the video tower's features (WALL-WM section 4, eqs. 9-11).
 
 Tokens are `[B, K, A, action_embed]`: K noise draws share a row's state and video features.
 """
@@ -145,18 +145,18 @@ class ActionTower(nn.Module):
         frames: Int[Array, "B A"],
         seconds: Float[Array, "B A"],
     ) -> Float[Array, "B K A action_embed"]:
-        """Action tokens; masked degrees of freedom are blanked. `frames` is tau (eq. 10), `seconds` t_abs."""
+        """Action tokens; masked degrees of freedom are blanked. `frames` is tau (eqs. 10, 11), `seconds` t_abs."""
         shown = jnp.broadcast_to(dof_mask[:, None], noisy.shape)
         tokens = self.input(jnp.concatenate([jnp.where(shown, noisy, 0.0), shown.astype(noisy.dtype)], -1))
         position = self.frame[frames] + self.clock(self._seconds(seconds))
         return (tokens + position[:, None]).astype(self.dtype)
 
     def embed_state(
-        self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"]
+        self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"], frames: Int[Array, "B S"]
     ) -> Float[Array, "B S action_embed"]:
-        """The state tokens, at tau = 0."""
+        """The state tokens; `frames` is tau, the anchor's latent position (0 in eq. 10, M in eq. 11)."""
         inputs = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)
-        return self.state(inputs) + self.frame[0]
+        return self.state(inputs) + self.frame[frames]
 
     def video_positions(
         self, frames: Int[Array, "B F"], seconds: Float[Array, "B F"], grid: tuple[int, int]
@@ -198,8 +198,3 @@ def _place_features(grid: tuple[int, int], count: int) -> Float[Array, "n count"
     angles = jnp.stack([y.reshape(-1, 1) * cycles, x.reshape(-1, 1) * cycles], -1).reshape(rows * columns, -1)
     features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return jnp.pad(features, ((0, 0), (0, count - features.shape[-1])))
-
-
-def action_frames(positions: Int[Array, "B A"], steps_a_latent: int) -> Int[Array, "B A"]:
-    """tau of action token k: floor(k / K_p) + 1 (eq. 10)."""
-    return positions // steps_a_latent + 1

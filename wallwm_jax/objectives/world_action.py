@@ -1,6 +1,6 @@
-"""The losses of stages 1 and 2: flow matching of an event's video (WALL-WM eq. 7) and of its actions (eq. 13).
+"""The losses of stages 1, 2 and 5: flow matching of a window's video (WALL-WM eq. 7) and of its actions (eq. 13).
 
-Both take the model as an argument and know it by its methods alone. Randomness belongs to a row and slot of the
+All take the model as an argument and know it by its methods alone. Randomness belongs to a row and slot of the
 global batch: the draws do not depend on how the batch is sharded, nor a slot's noise on any content. Whatever a mask
 excludes is replaced by zero before the model sees it and never enters a loss, its mean or its gradients.
 """
@@ -61,8 +61,28 @@ class ActionSettings:
         return dataclasses.replace(self, anchor_jitter=0.0, time_shift=1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class AdaptationSettings:
+    """Stage 5: both losses, each with the settings of its own stage; the actions' counts `action_weight` times.
+
+    `through_features` lets the action loss train the video tower through the features that it reads. DECIDE: it does
+    not by default, as in stage 2: coupling is one way, and the video tower is to learn what comes, not what suits the
+    actions. The duration's part of `action` is left out: its head keeps what stage 2 taught it of events.
+    """
+
+    video: VideoSettings = dataclasses.field(default_factory=VideoSettings)
+    action: ActionSettings = dataclasses.field(default_factory=ActionSettings)
+    action_weight: float = 1.0
+    through_features: bool = False
+
+    def for_evaluation(self) -> "AdaptationSettings":
+        """As at inference, in both parts."""
+        parts = {"video": self.video.for_evaluation(), "action": self.action.for_evaluation()}
+        return dataclasses.replace(self, **parts)
+
+
 class Observed(NamedTuple):
-    """What a forward pass conditions on. `keyframes` holds the latents of position 0 and zeros elsewhere."""
+    """What a forward pass conditions on. `keyframes` holds the observed slots' latents and zeros elsewhere."""
 
     latents: Float[Array, "B F V h w C"]
     keyframes: Float[Array, "B F V h w C"]
@@ -75,8 +95,8 @@ def video_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Masked flow matching of the future latents; `metrics` holds "tokens" and "events" of the batch.
 
-    DECIDE: the keyframe (position 0) is observed, as in Wan's image-to-video model: its clean latents stand in the
-    model's input and it is no part of the loss. The mean runs over the latent cells that `video_loss_mask` keeps.
+    DECIDE: observed slots are given, as in Wan's image-to-video model: their clean latents stand in the model's input
+    and they are no part of the loss. The mean runs over the latent cells that `video_loss_mask` keeps.
     """
     batch, text_mask = without_masked(batch), batch.text_mask
     if settings.caption_drop is not None:
@@ -107,7 +127,40 @@ def action_loss(
     """
     fixed, batch = jax.lax.stop_gradient(parameters), without_masked(batch)
     observed = observe(model, fixed, batch, batch.text_mask)
-    features = anchor_features(model, fixed, batch, observed, key, settings)
+    features = jax.lax.stop_gradient(anchor_features(model, fixed, batch, observed, key, settings))
+    loss, metrics = _action_flow(model, parameters, batch, observed, features, key, settings)
+    duration = _duration_loss(model, parameters, batch, observed, settings.huber_delta)
+    return loss + settings.duration_weight * duration, metrics | {"duration_loss": duration}
+
+
+def adaptation_loss(
+    model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: AdaptationSettings
+) -> tuple[Float[Array, ""], Metrics]:
+    """Next-chunk adaptation (WALL-WM stage 5): the video loss and the action loss of the same windows, jointly.
+
+    Windows of either kind may share the batch. The video is run twice: at times of its own for its loss, and once at
+    the anchor time for all action draws. `metrics` holds both losses ("video_loss", "action_loss"), "tokens", "events".
+    """
+    video, counts = video_loss(model, parameters, batch, substream(key, "video"), settings.video)
+    key, batch = substream(key, "action"), without_masked(batch)
+    read = parameters if settings.through_features else jax.lax.stop_gradient(parameters)
+    observed = observe(model, read, batch, batch.text_mask)
+    features = anchor_features(model, read, batch, observed, key, settings.action)
+    action, metrics = _action_flow(model, parameters, batch, observed, features, key, settings.action)
+    metrics |= {"video_loss": video, "tokens": metrics["tokens"] + counts["tokens"]}
+    return video + settings.action_weight * action, metrics
+
+
+def _action_flow(
+    model: Any,
+    parameters: Any,
+    batch: EventBatch,
+    observed: Observed,
+    features: Float[Array, "layers B F V n embed"],
+    key: PRNGKeyArray,
+    settings: ActionSettings,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The flow matching part of `action_loss` on given features."""
     valid = action_loss_mask(batch)
     actions = batch.actions[:, None]
     rows, draws = batch.actions.shape[0], settings.draws
@@ -122,10 +175,8 @@ def action_loss(
     predicted = model.apply({"params": parameters}, batch, noisy, time, found, features, method="action")
     weight = flow.weight(slot_time, settings.regressed)
     error = weight * jnp.square(predicted - flow.velocity(actions, noise))
-    action = masked_mean(error, jnp.broadcast_to(valid[:, None], error.shape))
-    duration = _duration_loss(model, parameters, batch, observed, settings.huber_delta)
-    loss = action + settings.duration_weight * duration
-    metrics = {"action_loss": action, "duration_loss": duration, "events": _count(batch.segment_mask)}
+    loss = masked_mean(error, jnp.broadcast_to(valid[:, None], error.shape))
+    metrics = {"action_loss": loss, "events": _count(batch.segment_mask)}
     metrics["tokens"] = _video_tokens(batch, features) + draws * _count(batch.action_mask)
     if settings.dct_weight:
         estimate = flow.clean_from_velocity(noisy, predicted, slot_time)
@@ -156,14 +207,14 @@ def noisy_video(
     time: Float[Array, "B S"],
     batch: EventBatch,
 ) -> Float[Array, "B F V h w C"]:
-    """Path points at every segment's own time (the model itself replaces keyframe slots by the keyframes)."""
+    """Path points at every segment's own time (the model itself replaces observed slots by what is given)."""
     return flow.interpolate(latents, noise, _to_cells(of_segments(time, batch.frame_segment_ids))[..., None])
 
 
 def anchor_features(
     model: Any, parameters: Any, batch: EventBatch, observed: Observed, key: PRNGKeyArray, settings: ActionSettings
 ) -> Float[Array, "layers B F V n embed"]:
-    """Features of every video block from the one forward pass at the anchor time (WALL-WM eq. 12), without gradient."""
+    """Features of every video block from the one forward pass at the anchor time (WALL-WM eq. 12)."""
     anchor = flow.anchor_time(settings.anchor_step, settings.denoise_steps, settings.shift)
     offset = jax.random.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
     time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
@@ -172,12 +223,12 @@ def anchor_features(
         {"params": parameters}, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time,
         observed.text_features, observed.text_mask, False, method="video",
     )  # fmt: skip
-    return jax.lax.stop_gradient(features)
+    return features
 
 
 def video_loss_mask(batch: EventBatch) -> Bool[Array, "B F V h w"]:
-    """Cells of future frames that are real, seen by a present camera and inside the image border."""
-    future = batch.frame_mask & (batch.frame_positions > 0) & (batch.frame_segment_ids > 0)
+    """Cells of frames to be generated that are real, seen by a present camera and inside the image border."""
+    future = batch.frame_mask & ~batch.observed_mask & (batch.frame_segment_ids > 0)
     return (future[..., None] & batch.view_mask)[..., None, None] & batch.border_mask
 
 

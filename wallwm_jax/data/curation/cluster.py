@@ -71,6 +71,20 @@ def k_means(
     return centroids
 
 
+def labels(
+    blocks: Sequence[Float[np.ndarray, "N _"]],
+    train: Int[np.ndarray, "M"],
+    count: int,
+    smallest_cluster: float,
+    seed: int,
+) -> Int[np.ndarray, "N"]:
+    """The cluster of every row by features in `blocks` of equal weight; centroids come from the rows `train`, and those
+    of less than `smallest_cluster` of an even share are dissolved."""
+    features = np.concatenate([balanced_block(block, train) for block in blocks], axis=1)
+    smallest = max(1, int(smallest_cluster * len(train) / count))
+    return assign(features, k_means(features[train], count, seed, smallest))
+
+
 def assign(features: Float[np.ndarray, "N c"], centroids: Float[np.ndarray, "k c"]) -> Int[np.ndarray, "N"]:
     """Nearest centroid of every row."""
     return _squared_distances(features, centroids).argmin(1)

@@ -195,12 +195,10 @@ def _clustered(
     keyframes = np.stack([maps[row.episode][row.start] for row in actions])
     seen = [cluster.caption_features(captions, vocabulary), cluster.picture_features(keyframes)]
     moved = cluster.trajectory_features([relative[:, embodiment.dof_mask] for relative in trajectories])
-    labels = []
-    for blocks, count in ((seen, settings.vision_language_clusters), ([moved], settings.action_clusters)):
-        features = np.concatenate([cluster.balanced_block(block, train) for block in blocks], axis=1)
-        smallest = max(1, int(settings.smallest_cluster * len(train) / count))
-        centroids = cluster.k_means(features[train], count, settings.seed, smallest)
-        labels.append(cluster.assign(features, centroids))
+    labels = [
+        cluster.labels(blocks, train, count, settings.smallest_cluster, settings.seed)
+        for blocks, count in ((seen, settings.vision_language_clusters), ([moved], settings.action_clusters))
+    ]
     pairs = zip(actions, *labels, strict=True)
     labelled = [
         dataclasses.replace(row, vision_language_cluster=int(seen), action_cluster=int(moved))
