@@ -11,7 +11,9 @@ import dataclasses
 
 import ml_collections
 
+from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
 from wallwm_jax.data.planning import PlanSettings
+from wallwm_jax.data.settings import HistorySettings
 from wallwm_jax.train.settings import default_config
 
 
@@ -49,6 +51,12 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=32)))
     config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "float32"})
 
+    # Stage 5's windows: two past latents, the present and a chunk of two latents, two windows a row.
+    history = HistorySettings(history_latents=2, future_latents=2, text_length=144)
+    config.windows = ml_collections.ConfigDict()
+    config.windows.loader = ml_collections.ConfigDict({"row_frames": 10, "history": dataclasses.asdict(history)})
+    config.windows.index = ml_collections.ConfigDict(dataclasses.asdict(WindowIndexSettings()))
+
     config.model = ml_collections.ConfigDict()
     config.model.variant = "tiny"
     config.model.dtype = "float32"
@@ -56,7 +64,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     # Both objectives regress the clean end of the flow: on so few steps the velocity's error at small t, which grows
     # with 1 / t^2, would drown what has to be learned at large t.
-    config.recipe = (1, 2) if demo else (1, 2, 0, 3, 4)
+    config.recipe = (1, 2) if demo else (1, 2, 0, 3, 4, 5)
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
     config.stages.video.steps = 450 if demo else 2000
@@ -83,6 +91,13 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
         config.stages[name].learning_rate = 1e-2
         config.stages[name].adamw_learning_rate = 3e-3
         config.stages[name].warmup_steps = 50
+
+    config.stages.adaptation = default_config("adaptation")
+    config.stages.adaptation.steps = 1500
+    config.stages.adaptation.learning_rate = 3e-3
+    config.stages.adaptation.adamw_learning_rate = 1e-3
+    for part in ("video", "action"):
+        config.stages.adaptation.objective[part] = config.stages[part].objective
 
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.video_steps = 3

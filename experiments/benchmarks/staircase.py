@@ -116,7 +116,7 @@ def trained_accuracy(run: pathlib.Path, schedule: str, seed: int, steps: int) ->
     model, stage = reasoner_of(checkpoint.records.model), stage_of("staircase")
     section = config.stages.staircase.to_dict()
     section |= {"steps": steps, "objective": section["objective"] | {"schedule": schedule}}
-    settings, data = stage_settings(stage, section), plan_data(config, curated, section["eval_batches"])
+    settings, data = stage_settings(stage, section), plan_data(stage, config, curated, section["eval_batches"])
     fresh, declarations = init_reasoner(model, stream(seed, "staircase_benchmark"), data.heldout[0])
     parameters = {**checkpoint.averaged, "staircase": fresh["staircase"]}
     directory = run / "staircase_benchmark" / f"{schedule}-{seed}-{steps}"

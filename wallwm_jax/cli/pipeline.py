@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 from rich.console import Console
@@ -35,11 +35,13 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     """
     from wallwm_jax.core.mesh import check_batch, make_mesh
     from wallwm_jax.data.curation.curate import CurationSettings
+    from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
     from wallwm_jax.data.planning import PlanSettings
     from wallwm_jax.data.settings import LoaderSettings
     from wallwm_jax.evaluate.settings import EvaluationSettings
     from wallwm_jax.train.architecture import build_model, build_reasoner
     from wallwm_jax.train.settings import stage_settings
+    from wallwm_jax.train.sides import loader_settings
     from wallwm_jax.train.stages import STAGES
 
     config = load(specification, overrides)
@@ -47,8 +49,10 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     check_batch(LoaderSettings.from_config(config.data).rows, make_mesh(config.mesh))
     check_batch(PlanSettings.from_config(config.planning).rows, make_mesh(config.mesh))
     build_reasoner(config.reasoner, build_model(config.model, views=1).variant, 1, config.data.text_length)
+    WindowIndexSettings(**config.windows.index.to_dict())
     for stage in STAGES:
         stage_settings(stage, config.stages[stage.name])
+        loader_settings(stage, config)
     EvaluationSettings.from_config(config)
     return RunFolder(config, pathlib.Path(workdir))
 
@@ -94,11 +98,25 @@ def train(folder: RunFolder, number: int) -> None:
     from wallwm_jax.train.loop import train_stage
     from wallwm_jax.train.stages import STAGES
 
-    names = {stage.number: stage.name for stage in STAGES}
-    if number not in names:
-        raise InputError("--stage", number, f"one of {sorted(names)}")
-    with _timed(folder, names[number]):
-        train_stage(folder.config, names[number], folder.curated, folder.workdir)
+    stages = {stage.number: stage for stage in STAGES}
+    if number not in stages:
+        raise InputError("--stage", number, f"one of {sorted(stages)}")
+    stage = stages[number]
+    with _timed(folder, stage.name):
+        if stage.window == "observation":
+            index_observation_windows(folder, stage)
+        train_stage(folder.config, stage.name, folder.curated, folder.workdir)
+
+
+def index_observation_windows(folder: RunFolder, stage: Any) -> None:
+    """Reruns the clusterings on the stage's windows, unless that has been done."""
+    from wallwm_jax.data.curated import WINDOWS, CuratedDataset
+    from wallwm_jax.data.curation.window_clusters import WindowIndexSettings, index_windows
+    from wallwm_jax.train.sides import loader_settings
+
+    if not (folder.curated / WINDOWS).is_file():
+        settings = WindowIndexSettings(**folder.config.windows.index.to_dict())
+        index_windows(CuratedDataset.open(folder.curated), loader_settings(stage, folder.config), settings)
 
 
 def evaluate(folder: RunFolder) -> None:

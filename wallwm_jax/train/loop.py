@@ -17,7 +17,7 @@ from wallwm_jax.train.checkpoint import Checkpoint, Records, check_equal, latest
 from wallwm_jax.train.fit import Run, fit
 from wallwm_jax.train.progress import Reporter, default_reporter
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.sides import SIDES
+from wallwm_jax.train.sides import SIDES, sections
 from wallwm_jax.train.stages import Stage, stage_of
 from wallwm_jax.train.state import TrainState
 
@@ -43,8 +43,9 @@ def train_stage(
     """Trains one stage, or goes on with it, or finds it finished.
 
     Reads config.{seed, mesh, data, model, stages.<stage_name>}, for the vision-language side also config.{reasoner,
-    planning} and, if present, config.{workers, tensorboard}. A stage starts from the *averaged* parameters of an
-    earlier one in the same workdir: stage "action" from "video", whose frozen towers are the EMA weights of stage 1.
+    planning}, for observation-centred windows config.windows and, if present, config.{workers, tensorboard}. A stage
+    starts from the *averaged* parameters of an earlier one in the same workdir: stage "action" from "video", whose
+    frozen towers are the EMA weights of stage 1.
 
     Raises InputError: bad config values, a batch that does not divide the mesh, no finished stage to start from, a
     checkpoint of another architecture, config or statistics, damaged checkpoints.
@@ -56,7 +57,7 @@ def train_stage(
     model = side.build(config, curated)
     records = make_records(config, curated, side.architecture(model))
     check_resumable(directory / "checkpoints", stage, records)
-    data = side.data(config, curated, settings.run.eval_batches)
+    data = side.data(stage, config, curated, settings.run.eval_batches)
     fresh, declarations = side.init(model, stream(config.seed, "init"), data.heldout[0])
     parameters = starting_parameters(stage, pathlib.Path(workdir), records, fresh)
     tensorboard = bool(config.get("tensorboard", False))
@@ -116,4 +117,4 @@ def check_resumable(directory: pathlib.Path, stage: Stage, records: Records) -> 
 def _decisive(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     """The part of a config that decides what a stage learns."""
     own = {name: value for name, value in config["stages"][stage.name].items() if name not in _MAY_CHANGE}
-    return {**{name: config[name] for name in ("seed", *SIDES[stage.side].sections)}, "stages": {stage.name: own}}
+    return {**{name: config[name] for name in ("seed", *sections(stage))}, "stages": {stage.name: own}}

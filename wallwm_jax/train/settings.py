@@ -8,12 +8,13 @@ import ml_collections
 from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.objectives.caption_drop import CaptionDrop
+from wallwm_jax.objectives.world_action import ActionSettings, VideoSettings
 from wallwm_jax.optim.builder import OptimizerSettings
 from wallwm_jax.optim.muon import MuonSettings
 from wallwm_jax.train.stages import Stage, stage_of
 
 _Settings = TypeVar("_Settings")
-_NESTED = {"muon": MuonSettings, "caption_drop": CaptionDrop}
+_NESTED = {"muon": MuonSettings, "caption_drop": CaptionDrop, "video": VideoSettings, "action": ActionSettings}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,25 +21,36 @@ from wallwm_jax.models.initialise import init_parameters, init_reasoner
 from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.train.architecture import architecture, build_model, build_reasoner, reasoner_architecture
 from wallwm_jax.train.fit import StageData
+from wallwm_jax.train.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
     """`sections` of the config decide what its stages learn, besides their own; `build(config, curated)` gives the
-    model, `architecture(model)` its JSON, `data(config, curated, eval_batches)` the batches, `init(model, key, batch)`
-    fresh parameters and their declarations, `rows(config)` the rows of a batch."""
+    model, `architecture(model)` its JSON, `data(stage, config, curated, eval_batches)` the batches, `rows(config)` the
+    rows of one, and `init(model, key, batch)` fresh parameters and their declarations."""
 
     sections: tuple[str, ...]
     build: Callable[[ml_collections.ConfigDict, CuratedDataset], Any]
     architecture: Callable[[Any], dict[str, Any]]
-    data: Callable[[ml_collections.ConfigDict, CuratedDataset, int], StageData]
+    data: Callable[[Stage, ml_collections.ConfigDict, CuratedDataset, int], StageData]
     init: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     rows: Callable[[ml_collections.ConfigDict], int]
 
 
-def event_data(config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
+def loader_settings(stage: Stage, config: ml_collections.ConfigDict) -> LoaderSettings:
+    """Of `config.data`; a stage on observation-centred windows takes what `config.windows.loader` says instead."""
+    section = config.data.to_dict()
+    if stage.window == "observation":
+        section |= config.windows.loader.to_dict()
+    return LoaderSettings.from_config(section)
+
+
+def event_data(
+    stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int
+) -> StageData:
     """Training batches from any step, and the first `eval_batches` held-out batches, anchored at the events' starts."""
-    settings, workers = LoaderSettings.from_config(config.data), config.get("workers", 0)
+    settings, workers = loader_settings(stage, config), config.get("workers", 0)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
     def train(step: int) -> Iterable[EventBatch]:
@@ -52,7 +63,7 @@ def event_data(config: ml_collections.ConfigDict, curated: CuratedDataset, eval_
     return StageData(train, tuple(heldout))
 
 
-def plan_data(config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
+def plan_data(stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
     """The same of moments. Raises InputError on several processes, over which moments are not spread yet."""
     if jax.process_count() > 1:
         raise InputError("processes", jax.process_count(), "1 for the stages of the vision-language side")
@@ -76,6 +87,12 @@ def _reasoner(config: ml_collections.ConfigDict, curated: CuratedDataset) -> Rea
     if any(side % row.patch for side in curated.image_shape):
         raise InputError("reasoner.patch", row.patch, f"a divisor of the picture's sides {curated.image_shape}")
     return model
+
+
+def sections(stage: Stage) -> tuple[str, ...]:
+    """The config's sections that decide what a stage learns, besides its own and the seed."""
+    windows = ("windows",) if stage.window == "observation" else ()
+    return SIDES[stage.side].sections + windows
 
 
 SIDES: Mapping[str, Side] = {

@@ -13,7 +13,14 @@ from wallwm_jax.objectives.reasoning import (
     conditioner_loss,
     staircase_loss,
 )
-from wallwm_jax.objectives.world_action import ActionSettings, VideoSettings, action_loss, video_loss
+from wallwm_jax.objectives.world_action import (
+    ActionSettings,
+    AdaptationSettings,
+    VideoSettings,
+    action_loss,
+    adaptation_loss,
+    video_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +28,8 @@ class Stage:
     """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`; `settings` is the class of
     the objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
     (tower, stage) pairs of towers that come from other stages. `side` says whose tower names these are: the world
-    model's ("world_action") or the vision-language side's ("reasoner")."""
+    model's ("world_action") or the vision-language side's ("reasoner"). `window` is what a batch holds: events
+    ("event"), observation-centred windows and events ("observation"), or moments of episodes ("moment")."""
 
     name: str
     number: int
@@ -87,6 +95,16 @@ STAGES: tuple[Stage, ...] = (
         captions="the trace, and the event's canonical caption",
         starts_from="conditioner",
         side="reasoner",
+    ),
+    Stage(
+        name="adaptation",
+        number=5,
+        trains=frozenset({"video", "action"}),
+        objective=adaptation_loss,
+        settings=AdaptationSettings,
+        window="observation",
+        captions="the task's or the event's, and the event's own of event-centric windows",
+        starts_from="action",
     ),
 )
 """Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout.
