@@ -33,7 +33,10 @@ def test_labels_are_those_of_the_moment(curated, loader):
     """Picture, state, caption, remaining steps and index row belong to one frame of one event of the training split."""
     columns, tokens = curated.index.columns, loader.writer.tokenizer
     batch, moments = loader[2], [loader.draw(i) for i in range(16, 24)]
+    assert any(moment.event for moment in moments)
     for row, moment in enumerate(moments):
+        if moment.event is None:
+            continue
         index, episode = int(batch.event_rows[row]), moment.plan.episode
         assert columns["split"][index] == "train" and columns["start"][index] <= moment.frame < columns["end"][index]
         assert batch.remaining[row] == columns["end"][index] - moment.frame and batch.remaining_mask[row]
@@ -60,6 +63,16 @@ def test_the_prompt_remembers_the_latest_events_in_order(loader):
     ids = [int(number) for number, real in zip(*writer._prompt(moment), strict=True) if real]
     assert ids[-len(both[1]) - 3 :] == [tokenizer.DONE, *both[1], tokenizer.DONE, tokenizer.NEXT]
     writer.settings = SETTINGS
+
+
+def test_when_all_is_done_nothing_comes_next(loader):
+    """The frame after the last event: the caption says so, and there is neither a text to encode nor time left."""
+    plan, tokens = loader.plans[0], loader.writer.tokenizer
+    batch = loader.writer.batch([loader.writer.end(plan)])
+    assert tokens.decode(batch.caption[0]) == "nothing" and not batch.text_mask.any() and not batch.canonical_mask.any()
+    assert not batch.remaining_mask.any() and batch.asked_mask.all() and batch.view_mask.all()
+    assert tokens.decode(batch.trace[0]).endswith("now: nothing, 100 %. next: nothing.")
+    assert {loader.draw(i).event is None for i in range(200)} == {True, False}
 
 
 def test_plans_in_words_have_no_picture_and_no_time(curated, loader):

@@ -164,7 +164,7 @@ class PlanBatch(NamedTuple):
     """Instruction and captions of past events; it ends with the token that asks for the next."""
     prompt_mask: Bool[np.ndarray, "B P"]
     caption: Int[np.ndarray, "B C"]
-    """The event under way or about to begin, and an end token."""
+    """The event under way or about to begin, or that there is none any more; and an end token."""
     caption_mask: Bool[np.ndarray, "B C"]
     asked_mask: Bool[np.ndarray, "B"]
     """False where the prompt is blank: nobody could say from it what comes next, so caption and trace are no labels."""
@@ -175,7 +175,7 @@ class PlanBatch(NamedTuple):
     notes: Int[np.ndarray, "B N"]
     notes_mask: Bool[np.ndarray, "B N"]
     text: Int[np.ndarray, "B L"]
-    """The caption in the text encoder's tokens."""
+    """The caption in the text encoder's tokens; none when all is done."""
     text_mask: Bool[np.ndarray, "B L"]
     canonical: Int[np.ndarray, "B L"]
     """The event's canonical caption in the text encoder's tokens."""

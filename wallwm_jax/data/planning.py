@@ -1,8 +1,9 @@
 """Moments of episodes as a planner sees them: sampled as arithmetic on (seed, i), with every label that there is.
 
-A moment is a frame of an event. Its prompt holds the instruction and the captions of the latest past events; its labels
-are the event's caption, the time that remains of it, and a trace. Beside recorded episodes there may be plans in words
-alone (`plans.jsonl`): they teach the order of events and show no picture.
+A moment is a frame of an event, or the frame at which all is done and "nothing" comes next. Its prompt holds the
+instruction and the captions of the latest past events; its labels are the event's caption, the time that remains of it,
+and a trace. Beside recorded episodes there may be plans in words alone (`plans.jsonl`): they teach the order of events
+and show no picture.
 """
 
 import dataclasses
@@ -85,7 +86,8 @@ class Plan(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A frame of an event of a plan. `blank` leaves the instruction and the memory out of the prompt."""
+    """A frame of event `number` of a plan, or with the number of its events the frame at which all is done. `blank`
+    leaves the instruction and the memory out of the prompt."""
 
     plan: Plan
     number: int
@@ -93,8 +95,9 @@ class Moment(NamedTuple):
     blank: bool = False
 
     @property
-    def event(self) -> PlannedEvent:
-        return self.plan.events[self.number]
+    def event(self) -> PlannedEvent | None:
+        """None when all is done."""
+        return self.plan.events[self.number] if self.number < len(self.plan.events) else None
 
 
 def episode_plans(curated: CuratedDataset, split: str | None = None) -> list[Plan]:
@@ -146,8 +149,8 @@ class PlanLoader:
             raise InputError(f"{curated.root}: events of split {split!r}", "none", "at least one")
         words = curated.root / PLANS
         self.words = read_plans(words) if split == "train" and settings.text_share and words.is_file() else []
-        self._places = [(plan, number) for plan in self.plans for number in range(len(plan.events))]
-        self._word_places = [(plan, number) for plan in self.words for number in range(len(plan.events))]
+        self._places = [(plan, number) for plan in self.plans for number in range(len(plan.events) + 1)]
+        self._word_places = [(plan, number) for plan in self.words for number in range(len(plan.events) + 1)]
         self.writer = PlanWriter(curated, settings, text_length)
         for plan in [*self.plans, *self.words]:
             self.writer.check(plan)
@@ -166,6 +169,8 @@ class PlanLoader:
         in_words = bool(self._word_places) and kind < self.settings.text_share
         places = self._word_places if in_words else self._places
         plan, number = places[int(place * len(places))]
+        if number == len(plan.events):
+            return self.writer.end(plan)
         event = plan.events[number]
         inside = 0 if in_words or start < self.settings.start_share else int(frame * (event.end - event.start))
         blank = not in_words and bool(blank < self.settings.blank_share)
@@ -202,11 +207,19 @@ class PlanWriter:
 
     def check(self, plan: Plan) -> None:
         """Raises InputError if a text of the plan is too long, at start-up rather than when it is drawn."""
-        for number, event in enumerate(plan.events):
-            moment = Moment(plan, number, event.start)
+        for moment in (
+            *(Moment(plan, number, event.start) for number, event in enumerate(plan.events)),
+            self.end(plan),
+        ):
             self._prompt(moment)
             self._caption(moment)
             self._trace(moment)
+
+    def end(self, plan: Plan) -> Moment:
+        """The moment at which all of a plan is done: an episode's frame after its last event, or its last one."""
+        if plan.episode < 0:
+            return Moment(plan, len(plan.events), 0)
+        return Moment(plan, len(plan.events), min(plan.events[-1].end, self.curated.length(plan.episode) - 1))
 
     def batch(self, moments: Sequence[Moment]) -> PlanBatch:
         """One row a moment."""
@@ -216,9 +229,8 @@ class PlanWriter:
     def _row(self, moment: Moment) -> tuple:
         caption, caption_mask = self._caption(moment)
         trace, trace_mask, trace_label_mask = self._trace(moment)
-        event, recorded = moment.event, moment.plan.episode >= 0
+        event, recorded = moment.event, moment.plan.episode >= 0 and moment.event is not None
         remaining = np.float32(event.end - moment.frame if recorded else 1.0)
-        words = self.canonical.get(event.name, event.caption)
         return (
             *self._pictures(moment),
             *self._prompt(moment),
@@ -229,13 +241,19 @@ class PlanWriter:
             trace_mask,
             trace_label_mask,
             *padded(self._encoded(traces.write_notes(self._stand(moment))), self.settings.notes_length, "notes"),
-            *text.encode(event.caption, self.text_length),
-            *text.encode(words, self.text_length),
+            *self._text(event.caption if event else None),
+            *self._text(self.canonical.get(event.name, event.caption) if event else None),
             remaining,
             np.bool_(recorded),
-            np.int32(event.row),
+            np.int32(event.row if event else -1),
             np.bool_(True),
         )
+
+    def _text(self, caption: str | None) -> tuple:
+        """In the text encoder's tokens; of no event none."""
+        if caption is None:
+            return np.zeros(self.text_length, np.int32), np.zeros(self.text_length, bool)
+        return text.encode(caption, self.text_length)
 
     def _pictures(self, moment: Moment) -> tuple:
         curated, episode = self.curated, moment.plan.episode
@@ -254,7 +272,7 @@ class PlanWriter:
         return padded(ids, self.settings.prompt_length, f"planning.prompt_length ({instruction!r})")
 
     def _caption(self, moment: Moment) -> tuple:
-        caption = moment.event.caption
+        caption = moment.event.caption if moment.event else traces.NOTHING
         return padded([*self._encoded(caption), tokenizer.END], self.settings.caption_length, f"caption {caption!r}")
 
     def _trace(self, moment: Moment) -> tuple[Int[np.ndarray, "R"], np.ndarray, np.ndarray]:
@@ -275,7 +293,9 @@ class PlanWriter:
             event = moment.plan.events[number]
             return self.canonical.get(event.name, event.caption)
 
-        event = moment.event
-        recorded = moment.plan.episode >= 0
-        progress = (moment.frame - event.start) / (event.end - event.start) if recorded else None
+        event, progress = moment.event, None
+        if event is None:
+            progress = 1.0
+        elif moment.plan.episode >= 0:
+            progress = (moment.frame - event.start) / (event.end - event.start)
         return traces.Moment(named(moment.number - 1), named(moment.number), progress, named(moment.number + 1))
