@@ -77,13 +77,13 @@ def test_answers_do_not_depend_on_the_company_and_compile_once(reasoning):
     assert [item.caption for item in together] == [item.caption for item in apart]
     np.testing.assert_allclose([item.steps for item in together], [item.steps for item in apart], rtol=1e-5)
     captions = ["lift it", "go on", "press the button"]
-    features = reasoning.features_of_captions(SITUATIONS, captions)
-    latents = reasoning.features_of_latents(SITUATIONS)
-    assert features.features.shape == latents.features.shape == (3, LETTERS, 16)
+    said = reasoning.condition_of_captions(SITUATIONS, captions)
+    thought = reasoning.condition_of_latents(SITUATIONS)
+    assert said.features.shape == thought.features.shape == (3, 1, LETTERS, 16)
     for row, caption in enumerate(captions):
-        assert features.mask[row].sum() == text.token_count(caption)
-    assert np.all(np.diff(np.asarray(latents.mask, int), axis=1) <= 0) and np.all(latents.mask[:, 0])
-    assert not np.any(np.asarray(latents.features)[~np.asarray(latents.mask)])
+        assert said.mask[row].sum() == text.token_count(caption)
+    assert np.all(np.diff(thought.mask[:, 0].astype(int), axis=1) <= 0) and np.all(thought.mask[:, 0, 0])
+    assert not np.any(thought.features[~thought.mask])
     assert sorted(reasoning.compiled) == ["condition", "latents", "next", "remaining"]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import Observation, PlanBatch
@@ -19,6 +19,7 @@ from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.planning import PlanSettings, prompt_tokens
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.data.tokenizer import CaptionTokenizer, padded
+from wallwm_jax.infer.denoise import TextCondition
 from wallwm_jax.models.reasoner import Reasoner
 
 
@@ -32,17 +33,11 @@ class Situation(NamedTuple):
 
 
 class NextEvent(NamedTuple):
-    """The likeliest next event. `steps` are the control steps that it is expected to take from now on."""
+    """The likeliest next event. `steps` are the control steps that it is expected to take from now on; the caption
+    `traces.NOTHING` says that all is done."""
 
     caption: str
     steps: float
-
-
-class Features(NamedTuple):
-    """Text features in the text encoder's space, one text a row."""
-
-    features: Float[Array, "B L text_embed"]
-    mask: Bool[Array, "B L"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +98,12 @@ class Reasoning:
         ]
         return np.exp(np.concatenate(parts)) if parts else np.zeros(0)
 
-    def features_of_captions(self, situations: Sequence[Situation], captions: Sequence[str]) -> Features:
-        """Stage 3: the captions through the trunk and the project-out, in place of the text encoder."""
+    def condition_of_captions(self, situations: Sequence[Situation], captions: Sequence[str]) -> TextCondition:
+        """Stage 3: the captions through the trunk and the project-out, in place of the text encoder; S = 1."""
         return self._collect("condition", self._pairs(situations, captions))
 
-    def features_of_latents(self, situations: Sequence[Situation]) -> Features:
-        """Stage 4: the Staircase's latents through their own project-out; no caption is decoded."""
+    def condition_of_latents(self, situations: Sequence[Situation]) -> TextCondition:
+        """Stage 4: the Staircase's latents through their own project-out; no caption is decoded. S = 1."""
         return self._collect("latents", [(part, [""] * len(part)) for part in self._parts(situations)])
 
     def batch(self, situations: Sequence[Situation], captions: Sequence[str]) -> PlanBatch:
@@ -142,10 +137,10 @@ class Reasoning:
                 raise InputError(f"captions[{number}]", repr(caption), "words")
         return list(zip(self._parts(situations), self._parts(captions), strict=True))
 
-    def _collect(self, name: str, parts: Sequence[tuple]) -> Features:
+    def _collect(self, name: str, parts: Sequence[tuple]) -> TextCondition:
         found = [(self._run(name, self.batch(part, given)), len(part)) for part, given in parts]
-        cut = [(features.features[:count], features.mask[:count]) for features, count in found]
-        return Features(*(jnp.concatenate(leaves) for leaves in zip(*cut, strict=True)))
+        cut = [[np.asarray(leaf)[:count] for leaf in text] for text, count in found]
+        return TextCondition(*(np.concatenate(leaves) for leaves in zip(*cut, strict=True)))
 
     def _run(self, name: str, batch: PlanBatch) -> Any:
         if name not in self._programs:
@@ -191,22 +186,22 @@ def remaining(model: Reasoner, parameters: Any, batch: PlanBatch) -> Float[Array
     return model.apply(variables, hidden, mask, batch.state, batch.dof_mask, method="remaining_time")
 
 
-def condition(model: Reasoner, parameters: Any, batch: PlanBatch) -> Features:
+def condition(model: Reasoner, parameters: Any, batch: PlanBatch) -> TextCondition:
     """Text features of the batch's captions."""
     variables, length = {"params": parameters}, batch.caption.shape[1]
     hidden, _ = model.apply(variables, batch, method="with_caption")
     found = model.apply(variables, hidden[:, -length:], batch.caption_mask, batch.text_mask, method="condition")
-    return Features(found, batch.text_mask)
+    return TextCondition(found[:, None], batch.text_mask[:, None])
 
 
-def latent_condition(model: Reasoner, parameters: Any, batch: PlanBatch, schedule: str = "staircase") -> Features:
+def latent_condition(model: Reasoner, parameters: Any, batch: PlanBatch, schedule: str = "staircase") -> TextCondition:
     """Text features of the coming event from the Staircase's latents; differentiable but for the mask."""
     variables = {"params": parameters}
     latents = model.apply(variables, model.apply(variables, batch, method="read"), schedule, method="think")
     found, presence = model.apply(variables, latents, method="condition_by_latents")
     # A caption is one stretch from the first place on, and has at least one token.
     there = jnp.cumprod((presence > 0).astype(jnp.int32), -1).astype(bool) | (jnp.arange(found.shape[1]) == 0)
-    return Features(jnp.where(there[..., None], found, 0.0), there)
+    return TextCondition(jnp.where(there[..., None], found, 0.0)[:, None], there[:, None])
 
 
 def empty_plan_batch(

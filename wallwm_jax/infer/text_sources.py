@@ -21,6 +21,8 @@ class TextRequest(NamedTuple):
     """The current one."""
     chunk: int
     """Chunks of this rollout that came before."""
+    done: tuple[str, ...] = ()
+    """Captions of the events that are over, in order."""
 
 
 @runtime_checkable
