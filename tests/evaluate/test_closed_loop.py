@@ -194,6 +194,8 @@ def test_unsafe_commands_never_reach_the_simulator(protocol):
         (lambda plans: [plan._replace(commands=[]) for plan in plans], "no commands"),
         (lambda plans: [plan._replace(commands="up") for plan in plans], "no numbers"),
         (lambda plans: [plan._replace(commands=np.zeros((9, 4))) for plan in plans], "longer than allowed"),
+        (lambda plans: [plan.commands for plan in plans], "not a plan"),
+        (lambda plans: [plan._replace(announced=["lift"]) for plan in plans], "not a plan"),
         (lambda plans: plans[1:], "plans for"),
         (lambda plans: 1 / 0, "controller raised ZeroDivisionError: division by zero"),
     ],

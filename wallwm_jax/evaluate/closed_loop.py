@@ -12,7 +12,7 @@ from wallwm_jax.evaluate.scene_run import Environment, SceneRun
 from wallwm_jax.infer.event_mode import EventMode
 from wallwm_jax.simulate.recording import CONTROL_HZ
 
-TOO_SLOW = "controller too slow"
+TOO_SLOW, NO_PLAN = "controller too slow", "not a plan"
 
 
 def drive(mode: EventMode, protocol: ClosedLoopProtocol, episodes: int, seed: int = 0) -> ClosedLoopResult:
@@ -84,4 +84,8 @@ def _ask(controller: Controller, requests: Sequence[Request], seconds: float) ->
         return [TOO_SLOW] * len(requests)
     if len(plans) != len(requests):
         return [f"{len(plans)} plans for {len(requests)} scenes"] * len(requests)
-    return plans
+    return [plan if _is_plan(plan) else NO_PLAN for plan in plans]
+
+
+def _is_plan(plan: object) -> bool:
+    return isinstance(plan, Plan) and (plan.announced is None or isinstance(plan.announced, str))
