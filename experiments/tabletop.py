@@ -106,5 +106,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.evaluate.buckets = (3, config.data.max_latent_frames)
     config.evaluate.rows = 16
     config.evaluate.video_events = 48
+    config.evaluate.protocol = "data_specs/protocols/tabletop.json"
+    # In each of the protocol's cells.
     config.evaluate.closed_loop_episodes = 0 if demo else 12
     return config

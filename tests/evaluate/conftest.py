@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from wallwm_jax.evaluate.baselines import SCENE_RULE
+from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, LoopFilm
 from wallwm_jax.evaluate.errors import ErrorSummary, unit_of
 from wallwm_jax.evaluate.results import (
-    ClosedLoopResult,
     ClusterBalance,
     Curve,
     Evaluation,
@@ -50,6 +50,16 @@ def _example(index, generator):
     return TrajectoryExample(VERBS[index], f"{VERBS[index]} the drawer handle", 20.0, truth, ours, truth * 0.7, anchor)
 
 
+def _cell(size):
+    films = tuple(
+        LoopFilm(f"tour {success}", success, np.zeros((5, size, size, 3), np.uint8)) for success in (True, False)
+    )
+    return CellResult(
+        "tours", "unseen", "event mode", 4, 40, 20, {verb: (2, 4) for verb in VERBS}, 61.5, (40.25, 80.0), 1,
+        (0.05, 0.7), {"too <fast>": 3}, (7, 8), 1.5, ({"name": "a", "progress": 61.5},), films,
+    )  # fmt: skip
+
+
 def invent(size: int = 96) -> Evaluation:
     """Ten verbs, six films of `size` pixels, two curves, a closed loop: every section of the report has content."""
     generator = np.random.default_rng(0)
@@ -82,7 +92,7 @@ def invent(size: int = 96) -> Evaluation:
         filmstrips=[_film(index, generator, size) for index in range(6)],
         trajectories=[_example(index, generator) for index in range(6)],
         end_points=ends,
-        closed_loop=ClosedLoopResult(4, 40, 25, {verb: (2, 4) for verb in VERBS}, 1),
+        closed_loop=ClosedLoopResult({"name": "toy", "version": 3}, {"name": "points"}, [_cell(size)]),
         curves=curves,
         clusters=[ClusterBalance(name, shares, [0.25] * 4) for name in ("seen and said", "how the arm moves")],
         parameters=parameters,

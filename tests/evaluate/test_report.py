@@ -40,7 +40,7 @@ def test_report_is_self_contained_and_small(evaluation, tmp_path):
     assert page.stack == []
     assert page.references and all(reference.startswith("data:image/") for reference in page.references)
     assert "http://" not in text and "https://" not in text and "url(" not in text
-    for kind, count in (("jpeg", 6 * 3), ("webp", 6)):
+    for kind, count in (("jpeg", 6 * 3 + 2), ("webp", 6)):
         assert sum(reference.startswith(f"data:image/{kind}") for reference in page.references) == count
     assert path.stat().st_size < 5e6
     assert list(tmp_path.iterdir()) == [path]
@@ -53,6 +53,23 @@ def test_captions_are_escaped(evaluation):
     result = evaluation(16)
     film = dataclasses.replace(result.filmstrips[0], title="<script>x</script>")
     assert "<script>" not in render(dataclasses.replace(result, filmstrips=[film]))
+
+
+def test_the_closed_loop_is_shown_cell_by_cell(evaluation, tmp_path):
+    """Task Progress and successes with their intervals, refusals by reason, protocol by name; no film in the JSON."""
+    text = render(evaluation(16))
+    for words in (
+        "61.5 (40.2 to 80.0)",
+        "1 of 4 (5% to 70%)",
+        "too &lt;fast&gt;: 3",
+        "Protocol toy, version 3",
+        "tour True",
+    ):
+        assert words in text
+    write_metrics(evaluation(16), tmp_path / "metrics.json")
+    read = json.loads((tmp_path / "metrics.json").read_text())["detail"]["closed_loop"]
+    assert read["protocol"] == {"name": "toy", "version": 3} and read["cells"][0]["by_verb"]["reach"] == [2, 4]
+    assert "films" not in read["cells"][0] and read["cells"][0]["details"] == [{"name": "a", "progress": 61.5}]
 
 
 def test_report_without_optional_results_still_renders(evaluation):

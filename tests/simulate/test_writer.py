@@ -10,6 +10,7 @@ import pytest
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import Event
 from wallwm_jax.simulate import lerobot_writer, recorder
+from wallwm_jax.simulate.programs import UNSEEN_PROGRAMS
 from wallwm_jax.simulate.recording import Recording
 
 VIEWS = ("front", "wrist")
@@ -117,10 +118,25 @@ def test_plans_hold_out_by_seed():
     """The sample's plan has 20 + 30 episodes of which 5 + 7 are held out; no seed is used twice in a plan."""
     plan = recorder.sample_plan()
     assert len(plan) == 50 and sum(row.split == "heldout" for row in plan) == 12
-    free = [recorder.PLANS[name](200) for name in recorder.FREE_LENGTH]
-    assert all(sum(row.split == "heldout" for row in rows) == 24 for rows in free)
-    for rows in (plan, *free):
+    free = {name: recorder.PLANS[name](200) for name in recorder.FREE_LENGTH}
+    for name, rows in free.items():
+        assert sum(row.split == "heldout" for row in rows) == (0 if name == "unseen" else 24)
+    for rows in (plan, *free.values()):
         assert len({row.seed for row in rows}) == len(rows)
+
+
+def test_unseen_episodes_follow_the_tours_and_never_train():
+    """`tours_unseen` is the tours as they are and 16 episodes of the split "unseen", from seeds that no tour has."""
+    tours, both = recorder.PLANS["tours"](40), recorder.PLANS["tours_unseen"](40)
+    assert both[:40] == tours and {row.split for row in both[40:]} == {"unseen"} and len(both) == 56
+    assert {row.program for row in both[40:]} == {item.name for item in UNSEEN_PROGRAMS}
+
+
+def test_further_files_stand_in_the_dataset(tmp_path, recordings):
+    """What is given as text is written with the dataset, below its own folders."""
+    lerobot_writer.stage_episode(recordings[0], tmp_path / "staged", "train")
+    lerobot_writer.assemble([tmp_path / "staged"], tmp_path / "out", "tabletop", {"meta/plans.jsonl": "{}\n"})
+    assert (tmp_path / "out/meta/plans.jsonl").read_text() == "{}\n"
 
 
 def test_unknown_program_is_refused(tmp_path):

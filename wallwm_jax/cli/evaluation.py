@@ -56,10 +56,13 @@ def write_report(evaluation: results.Evaluation, workdir: pathlib.Path, seconds:
 
 
 def _closed_loop(settings: EvaluationSettings) -> Callable[[EventMode], results.ClosedLoopResult] | None:
-    """Drives the simulator if the config asks for it. The GL backend must be named before the simulator is imported."""
+    """Drives the simulator if the config asks for it; the protocol is read before anything is evaluated. The GL backend
+    must be named before the simulator is imported."""
     if not settings.closed_loop_episodes:
         return None
     os.environ.setdefault("MUJOCO_GL", "egl")
     from wallwm_jax.evaluate import closed_loop
+    from wallwm_jax.evaluate.protocol import ClosedLoopProtocol
 
-    return lambda mode: closed_loop.drive(mode, settings.closed_loop_episodes)
+    protocol = ClosedLoopProtocol.load(settings.protocol)
+    return lambda mode: closed_loop.drive(mode, protocol, settings.closed_loop_episodes)

@@ -28,7 +28,8 @@ def record(plan: str, output: str, episodes: int | None, workers: int) -> None:
     def progress(done: int, planned: int) -> None:
         print(f"recorded {done}/{planned} episodes, {time.monotonic() - started:.0f} s", flush=True)
 
-    report = recorder.record(output, rows, workers=workers, progress=progress)
+    texts = recorder.TEXT_PLANS.get(plan, 0)
+    report = recorder.record(output, rows, workers=workers, progress=progress, text_plans=texts)
     print(f"{report.output}: {report.episodes} episodes, {report.events} events, {report.frames} frames")
     for line in report.rejected:
         print(f"rejected: {line}")

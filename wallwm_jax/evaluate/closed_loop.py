@@ -1,105 +1,91 @@
-"""Closed loop: event mode drives the simulator through task programs, with the true caption of each event."""
+"""Closed loop: a controller drives simulated scenes side by side through the cells of a protocol."""
 
-from collections import defaultdict
+import time
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float
-
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
-from wallwm_jax.core.types import Observation
-from wallwm_jax.evaluate.results import ClosedLoopResult
+from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, cell_result
+from wallwm_jax.evaluate.controllers import Controller, EventController, Plan, Request
+from wallwm_jax.evaluate.protocol import Cell, ClosedLoopProtocol
+from wallwm_jax.evaluate.scene_run import Environment, SceneRun
 from wallwm_jax.infer.event_mode import EventMode
-from wallwm_jax.infer.policy import EventPolicy
-from wallwm_jax.simulate import programs
+from wallwm_jax.simulate.recording import CONTROL_HZ
+
+TOO_SLOW, NO_PLAN = "controller too slow", "not a plan"
 
 
-@runtime_checkable
-class Environment(Protocol):
-    """What a simulator must offer; `simulate.environment.TabletopEnvironment` does."""
+def drive(mode: EventMode, protocol: ClosedLoopProtocol, episodes: int, seed: int = 0) -> ClosedLoopResult:
+    """Event mode with the oracle's captions in every cell of a protocol, in at most `episodes` scenes each (extra
+    `sim`).
 
-    def reset(self, seed: int, program: programs.Program) -> None: ...
-
-    def observe(self) -> Observation: ...
-
-    def step(self, action: Float[np.ndarray, "n"]) -> None: ...
-
-    def begin_event(self) -> None: ...
-
-    def event_completed(self, verb: str, object: str, target: str | None) -> bool: ...
-
-    def close(self) -> None: ...
-
-
-FIRST_SEED = 5_000_000
-"""Seeds from here on are in no recording plan."""
-
-
-def drive(mode: EventMode, episodes: int, seed: int = 0) -> ClosedLoopResult:
-    """Performs `episodes` unseen scenes of the tabletop, short and long programs in turn (extra `sim`)."""
+    Raises:
+        InputError: the protocol's views or control rate are not those of the model's embodiment and of the simulator.
+    """
     from wallwm_jax.simulate.environment import TabletopEnvironment
 
-    kinds = (programs.SHORT_PROGRAMS, programs.LONG_PROGRAMS)
-    plan = []
-    for number in range(episodes):
-        kind = kinds[number % 2]
-        plan.append((FIRST_SEED + number, kind[number // 2 % len(kind)]))
-    return run_closed_loop(mode, [TabletopEnvironment() for _ in plan], plan, seed)
-
-
-def run_closed_loop(
-    mode: EventMode,
-    environments: Sequence[Environment],
-    episodes: Sequence[tuple[int, programs.Program]],
-    seed: int = 0,
-) -> ClosedLoopResult:
-    """Performs one (scene seed, program) in each environment, side by side, and asks the simulator after each event
-    whether it is done; closes the environments.
-
-    Every episode goes on after a failed event, from wherever that has left the scene, so one failure makes the later
-    events of its task hard or impossible.
-    """
-    policy = EventPolicy(mode, stream(seed, "closed_loop"))
-    done: list[list[bool]] = [[] for _ in episodes]
-    tally: dict[str, list[bool]] = defaultdict(list)
+    for owner, views, rate in (
+        (f"embodiment {mode.embodiment.name}", tuple(mode.embodiment.views), mode.embodiment.control_hz),
+        ("the tabletop", TabletopEnvironment.views, CONTROL_HZ),
+    ):
+        if (protocol.views, protocol.control_hz) != (views, rate):
+            found = f"{protocol.views} at {protocol.control_hz} Hz"
+            raise InputError(f"protocol {protocol.name}", found, f"{views} at {rate} Hz, those of {owner}")
+    counts = [min(episodes, cell.episodes) for cell in protocol.cells]
+    environments = [TabletopEnvironment(protocol.image_size) for _ in range(max(counts))]
     try:
-        for environment, (scene, program) in zip(environments, episodes, strict=True):
-            environment.reset(scene, program)
-        for turn in range(max((len(program.primitives) for _, program in episodes), default=0)):
-            acting = [place for place, (_, program) in enumerate(episodes) if turn < len(program.primitives)]
-            primitives = [episodes[place][1].primitives[turn] for place in acting]
-            outcomes = _perform(policy, [environments[place] for place in acting], primitives, turn, seed)
-            for place, primitive, completed in zip(acting, primitives, outcomes, strict=True):
-                done[place].append(completed)
-                tally[primitive.verb].append(completed)
+        cells = []
+        for cell, count in zip(protocol.cells, counts, strict=True):
+            controller = EventController(mode, stream(seed, "closed_loop", cell.name), protocol.replan_every)
+            cells.append(run_cell(controller, environments[:count], cell, protocol))
     finally:
         for environment in environments:
             environment.close()
-    return ClosedLoopResult(
-        episodes=len(episodes),
-        events=sum(map(len, done)),
-        completed=sum(map(sum, done)),
-        by_verb={verb: (sum(outcomes), len(outcomes)) for verb, outcomes in tally.items()},
-        episodes_completed=sum(map(all, done)),
-    )
+    return ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
 
 
-def _perform(
-    policy: EventPolicy,
-    environments: Sequence[Environment],
-    primitives: Sequence[programs.Primitive],
-    turn: int,
-    seed: int,
-) -> list[bool]:
-    """One event in every environment: observe, plan all at once, execute, judge."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, turn]))
-    captions = [programs.caption(primitive, generator) for primitive in primitives]
-    plans = policy.plan([environment.observe() for environment in environments], captions, turn)
-    outcomes = []
-    for environment, primitive, commands in zip(environments, primitives, plans, strict=True):
-        environment.begin_event()
-        for command in commands:
-            environment.step(command)
-        outcomes.append(environment.event_completed(primitive.verb, primitive.object, primitive.target))
-    return outcomes
+def run_cell(
+    controller: Controller, environments: Sequence[Environment], cell: Cell, protocol: ClosedLoopProtocol
+) -> CellResult:
+    """Performs one episode of a cell in each environment, side by side: all scenes that are not over are observed and
+    asked for at once, then each executes its plan.
+
+    Whatever the controller does wrong is counted by reason in the result, and the scene holds its position meanwhile.
+
+    Raises:
+        InputError: the cell has fewer episodes than there are environments.
+    """
+    started = time.monotonic()
+    episodes = protocol.episodes(cell, len(environments))
+    runs = [
+        SceneRun(number, environment, episode, protocol)
+        for number, (environment, episode) in enumerate(zip(environments, episodes, strict=True))
+    ]
+    while acting := [run for run in runs if not run.over]:
+        requests = [run.request(controller.oracle) for run in acting]
+        plans = _ask(controller, requests, protocol.act_seconds)
+        for run, plan in zip(acting, plans, strict=True):
+            if isinstance(plan, str):
+                run.hold(plan, controller)
+            else:
+                run.execute(plan, controller)
+    results = [run.finish() for run in runs]
+    return cell_result(cell.name, cell.kind, controller.name, results, time.monotonic() - started)
+
+
+def _ask(controller: Controller, requests: Sequence[Request], seconds: float) -> list[Plan | str]:
+    """The controller's plans, or for every scene the reason why there are none."""
+    started = time.monotonic()
+    try:
+        plans = list(controller.act(requests))
+    except Exception as error:  # Any fault of a controller: the robot's side must outlive it and name it.
+        return [f"controller raised {type(error).__name__}: {error}"[:160]] * len(requests)
+    if time.monotonic() - started > seconds:
+        return [TOO_SLOW] * len(requests)
+    if len(plans) != len(requests):
+        return [f"{len(plans)} plans for {len(requests)} scenes"] * len(requests)
+    return [plan if _is_plan(plan) else NO_PLAN for plan in plans]
+
+
+def _is_plan(plan: object) -> bool:
+    return isinstance(plan, Plan) and (plan.announced is None or isinstance(plan.announced, str))

@@ -9,11 +9,12 @@ from typing import Any
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.pipeline import cluster_balance
 from wallwm_jax.evaluate.baselines import SCENE_RULE, MeanTrajectory, scene_dependence
+from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.dreams import Reconstruct, dreamt_frames
 from wallwm_jax.evaluate.events import RecordedEvent, recorded_event, select_rows
 from wallwm_jax.evaluate.examples import end_points, filmstrips, trajectory_examples, typical_places
 from wallwm_jax.evaluate.open_loop import OpenLoop, length_result, run_open_loop, verb_results
-from wallwm_jax.evaluate.results import ClosedLoopResult, ClusterBalance, Curve, Evaluation, ParameterRow
+from wallwm_jax.evaluate.results import ClusterBalance, Curve, Evaluation, ParameterRow
 from wallwm_jax.evaluate.settings import EvaluationSettings, describe
 from wallwm_jax.evaluate.video_quality import video_quality
 from wallwm_jax.infer.event_mode import EventMode

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wallwm_jax.evaluate import figures, page
+from wallwm_jax.evaluate import closed_loop_section, figures, page
 from wallwm_jax.evaluate.errors import MILLIMETRES, ErrorSummary
 from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, Filmstrip, VerbResult, metrics, write_text
 
@@ -205,17 +205,7 @@ def _video(evaluation: Evaluation) -> str:
 
 
 def _closed_loop(evaluation: Evaluation) -> str:
-    closed = evaluation.closed_loop
-    if closed is None:
-        return ""
-    explanation = (
-        f"The model drives the simulated arm through {closed.episodes} unseen episodes: before each event it gets "
-        "fresh camera images, the state and the event's true caption, decides itself how long the event lasts, and its "
-        "whole trajectory is executed open loop. An event is completed if the simulator's own test of its outcome says "
-        f"so. Whole episodes completed: {closed.episodes_completed} of {closed.episodes}."
-    )
-    rows = [[page.escape(verb), f"{done} of {tried}"] for verb, (done, tried) in closed.by_verb.items()]
-    return page.section("Closed loop", explanation, page.table(["verb", "events completed"], rows))
+    return closed_loop_section.render(evaluation.closed_loop) if evaluation.closed_loop else ""
 
 
 def _lengths(evaluation: Evaluation) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.errors import ErrorSummary
 from wallwm_jax.evaluate.video_quality import VideoQuality
 
@@ -80,18 +81,6 @@ class TrajectoryExample:
     ours: Float[np.ndarray, "A 4"]
     mean: Float[np.ndarray, "A 4"] | None
     anchor: Float[np.ndarray, "4"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClosedLoopResult:
-    """Events completed in the simulator with the ground-truth caption sequence."""
-
-    episodes: int
-    events: int
-    completed: int
-    by_verb: Mapping[str, tuple[int, int]]
-    """(completed, attempted) of each verb."""
-    episodes_completed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +161,7 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
                 "scene_rule": evaluation.scene_rule,
                 "length": dataclasses.asdict(evaluation.length) if evaluation.length else None,
                 "video": dataclasses.asdict(evaluation.video) if evaluation.video else None,
-                "closed_loop": dataclasses.asdict(evaluation.closed_loop) if evaluation.closed_loop else None,
+                "closed_loop": evaluation.closed_loop.plain() if evaluation.closed_loop else None,
                 "counts": dict(evaluation.counts),
             },
         }

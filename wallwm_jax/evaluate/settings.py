@@ -22,7 +22,9 @@ class EvaluationSettings:
       films: filmstrips in the report, at most one a verb.
       examples: trajectory plots in the report, at most one a verb.
       seed: of all noise.
-      closed_loop_episodes: simulated episodes (extra `sim`); 0 leaves the closed loop out.
+      closed_loop_episodes: simulated episodes in each cell of the protocol at most (extra `sim`); 0 leaves the closed
+        loop out.
+      protocol: the closed loop's protocol file.
     """
 
     mode: EventModeSettings
@@ -34,6 +36,7 @@ class EvaluationSettings:
     examples: int = 10
     seed: int = 0
     closed_loop_episodes: int = 0
+    protocol: str = "data_specs/protocols/tabletop.json"
 
     def __post_init__(self):
         for field in ("video_events", "films", "examples", "closed_loop_episodes"):

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import av
@@ -94,8 +94,13 @@ def encode_video(frames: UInt8[np.ndarray, "T H W 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def assemble(folders: Sequence[pathlib.Path], output: pathlib.Path, embodiment: str) -> None:
+def assemble(
+    folders: Sequence[pathlib.Path], output: pathlib.Path, embodiment: str, files: Mapping[str, str] | None = None
+) -> None:
     """Joins staged episodes, in the order given, into a dataset at `output`, whole or not at all.
+
+    Args:
+        files: further text files of the dataset, by their path in it (below meta/ or data/).
 
     Raises:
         InputError: there is no episode, or `output` already holds a dataset.
@@ -124,6 +129,8 @@ def assemble(folders: Sequence[pathlib.Path], output: pathlib.Path, embodiment: 
     pq.write_table(_episode_table(episodes, views), part / "meta/episodes/chunk-000/file-000.parquet")
     _write_json(part / "meta/stats.json", _statistics(episodes, numbers, views))
     _write_json(part / "meta/info.json", _information(episodes, tasks, views, embodiment))
+    for path, text in (files or {}).items():
+        (part / path).write_text(text, encoding="utf-8")
     _publish(part, output)
 
 

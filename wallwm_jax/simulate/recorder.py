@@ -10,11 +10,12 @@ import json
 import multiprocessing
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.simulate import lerobot_writer
-from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, TOUR_PROGRAMS, program
+from wallwm_jax.simulate.plans import text_plan_lines
+from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, TOUR_PROGRAMS, UNSEEN_PROGRAMS, program
 from wallwm_jax.simulate.recording import EpisodeFailed, Recording
 from wallwm_jax.simulate.stock_experts import CAPTIONS, check_task, record_stock_episode
 
@@ -55,6 +56,17 @@ def tours_plan(episodes: int = 200) -> list[PlannedEpisode]:
     return _plan(TOUR_PROGRAMS, episodes, round(0.12 * episodes), 10_000)
 
 
+def unseen_plan(episodes: int = 16) -> list[PlannedEpisode]:
+    """Programs whose tasks no other plan has in that order, in scenes of their own; all in the split "unseen"."""
+    rows = _plan(UNSEEN_PROGRAMS, episodes, 0, 40_000)
+    return [dataclasses.replace(row, split="unseen") for row in rows]
+
+
+def tours_unseen_plan(episodes: int = 200) -> list[PlannedEpisode]:
+    """`tours_plan` and 16 unseen episodes."""
+    return tours_plan(episodes) + unseen_plan()
+
+
 def _plan(programs: Sequence, count: int, held_out: int, first_seed: int) -> list[PlannedEpisode]:
     """Programs in turn; the last `held_out` seeds are the held-out split."""
     return [
@@ -78,11 +90,17 @@ PLANS: dict[str, Callable[..., list[PlannedEpisode]]] = {
     "sample": sample_plan,
     "tabletop": tabletop_plan,
     "tours": tours_plan,
+    "unseen": unseen_plan,
+    "tours_unseen": tours_unseen_plan,
     "stock": stock_plan,
 }
 
-FREE_LENGTH = ("tabletop", "tours")
-"""Plans that take a number of episodes."""
+FREE_LENGTH = ("tabletop", "tours", "unseen", "tours_unseen")
+"""Plans that take a number of episodes (`tours_unseen`: of tours)."""
+
+TEXT_PLANS = {"tours_unseen": 4_000}
+"""How many plans in words a recording plan adds to its dataset."""
+TEXT_PLANS_PATH, TEXT_PLANS_SEED = "meta/plans.jsonl", 0
 
 
 def record(
@@ -90,6 +108,7 @@ def record(
     episodes: Sequence[PlannedEpisode | tuple[int, str, str]],
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
+    text_plans: int = 0,
 ) -> RecordingReport:
     """Records a plan and writes it as one dataset. The result does not depend on `workers`.
 
@@ -101,6 +120,7 @@ def record(
             are those of `programs`, or "stock/<Meta-World task>".
         workers: processes, each with its own simulator and GL context.
         progress: called with (episodes done, episodes planned).
+        text_plans: composed programs written as text to `meta/plans.jsonl`; 0 leaves the file out.
 
     Raises:
         InputError: the output holds a dataset, a program is unknown, or the staged episodes are of another plan.
@@ -126,7 +146,8 @@ def record(
             done += 1
             if progress:
                 progress(done, len(plan))
-    return _finish(staging, plan, output)
+    files = {TEXT_PLANS_PATH: text_plan_lines(text_plans, TEXT_PLANS_SEED)} if text_plans else {}
+    return _finish(staging, plan, output, files)
 
 
 def _open_staging(staging: pathlib.Path, plan: Sequence[PlannedEpisode]) -> None:
@@ -173,11 +194,13 @@ def _tabletop():
     return TabletopEnvironment()
 
 
-def _finish(staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathlib.Path) -> RecordingReport:
+def _finish(
+    staging: pathlib.Path, plan: Sequence[PlannedEpisode], output: pathlib.Path, files: Mapping[str, str]
+) -> RecordingReport:
     folders = [_staged(staging, index) for index in range(len(plan))]
     rejected = tuple((folder / "rejected.txt").read_text() for folder in folders if (folder / "rejected.txt").exists())
     kept = [folder for folder in folders if (folder / "episode.json").exists()]
-    lerobot_writer.assemble(kept, output, embodiment="tabletop")
+    lerobot_writer.assemble(kept, output, embodiment="tabletop", files=files)
     metadata = [json.loads((folder / "episode.json").read_text()) for folder in kept]
     shutil.rmtree(staging)
     return RecordingReport(
