@@ -27,7 +27,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.root = "data_specs/sample" if demo else "datasets/tabletop"
-    config.dataset.record_plan = "tours"
+    config.dataset.record_plan = "tours_unseen"
     config.dataset.record_episodes = 0 if demo else 200
     config.dataset.embodiment = "data_specs/embodiments/tabletop.json"
 

@@ -25,13 +25,20 @@ def text_plan(count: int, seed: int) -> list[tuple[str, tuple[Primitive, ...]]]:
 
 
 def text_plan_lines(count: int, seed: int) -> str:
-    """`text_plan` as JSON lines: {"instruction", "events": [{"verb", "object", "caption"}]}, captions paraphrased."""
+    """`text_plan` as JSON lines, captions paraphrased: {"instruction", "events": [{"verb", "object", "target",
+    "caption"}]}."""
     lines = []
     for index in range(count):
         generator = _generator(seed, index)
         instruction, primitives = _row(generator)
         events = [
-            {"verb": item.verb, "object": item.object, "caption": caption(item, generator)} for item in primitives
+            {
+                "verb": item.verb,
+                "object": item.object,
+                "target": item.target or "",
+                "caption": caption(item, generator),
+            }
+            for item in primitives
         ]
         lines.append(json.dumps({"instruction": instruction, "events": events}) + "\n")
     return "".join(lines)
