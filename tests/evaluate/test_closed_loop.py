@@ -52,7 +52,7 @@ class Ladder:
 class Climber:
     """Rises by `rise` in `steps` equal steps, by next to nothing if the caption speaks of the button."""
 
-    name, oracle, ends_events = "climber", True, True
+    name, oracle, watches, ends_events = "climber", True, False, True
 
     def __init__(self, rise=0.15, steps=3, announced=None):
         self.rise, self.steps, self.announced, self.seen = rise, steps, announced, []

@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wallwm", description="World action models on semantic events.")
     commands = parser.add_subparsers(dest="name", required=True, metavar="command")
     for name, help_text, command in (
-        ("run", "record (if the config says so), curate, train both stages, evaluate", _run),
+        ("run", "record (if the config says so), curate, train the recipe's stages, evaluate", _run),
         ("curate", "carve a recorded dataset into an event index", _curate),
         ("train", "train one stage on a curated dataset", _train),
         ("evaluate", "evaluate a trained run on held-out episodes and write the report", _evaluate),
@@ -32,8 +32,10 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--config", required=True, help="experiments/FILE.py[:ARGUMENT]")
         subparser.add_argument("--workdir", required=True, help="where the run keeps everything it writes")
         subparser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+        if name == "evaluate":
+            subparser.add_argument("--mode", help="drive the simulator instead: event or unified (extra `sim`)")
         if name == "train":
-            subparser.add_argument("--stage", type=int, required=True, help="1 video, 2 action")
+            subparser.add_argument("--stage", type=int, required=True, help="0 to 5, see README")
     record = commands.add_parser("record", help="record simulated episodes as LeRobot v3.0 (extra `sim`)")
     record.set_defaults(command=_record)
     record.add_argument("--plan", required=True, help="sample, tabletop, tours, unseen, tours_unseen or stock")
@@ -69,7 +71,8 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from wallwm_jax.cli import pipeline
 
-    pipeline.evaluate(pipeline.open_run(options.config, options.set, options.workdir))
+    folder = pipeline.open_run(options.config, options.set, options.workdir)
+    pipeline.evaluate(folder) if options.mode is None else pipeline.drive(folder, options.mode)
 
 
 def _record(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A run from a config: record, curate, train both stages, evaluate. Each part finds what an interrupted run left."""
+"""A run from a config: record, curate, train, evaluate. Each part finds what an interrupted run left."""
 
 import json
 import os
@@ -126,6 +126,14 @@ def evaluate(folder: RunFolder) -> None:
     with _timed(folder, "evaluate"):
         result = evaluation.evaluate_run(folder.config, folder.curated, folder.workdir)
     evaluation.write_report(result, folder.workdir, sum(_seconds(folder).values()))
+
+
+def drive(folder: RunFolder, mode: str) -> None:
+    """Drives the simulator through the config's protocol in one of the two modes."""
+    from wallwm_jax.cli import driving
+
+    with _timed(folder, f"drive_{mode}"):
+        driving.drive_run(folder.config, folder.curated, folder.workdir, mode)
 
 
 class _timed:

@@ -1,7 +1,9 @@
 """Closed loop: a controller drives simulated scenes side by side through the cells of a protocol."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from jaxtyping import PRNGKeyArray
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
@@ -22,26 +24,52 @@ def drive(mode: EventMode, protocol: ClosedLoopProtocol, episodes: int, seed: in
     Raises:
         InputError: the protocol's views or control rate are not those of the model's embodiment and of the simulator.
     """
+    found = f"{protocol.views} at {protocol.control_hz} Hz"
+    if (protocol.views, protocol.control_hz) != (tuple(mode.embodiment.views), mode.embodiment.control_hz):
+        expected = (
+            f"those of embodiment {mode.embodiment.name}: {mode.embodiment.views} at {mode.embodiment.control_hz}"
+        )
+        raise InputError(f"protocol {protocol.name}", found, expected)
+
+    def controllers(environments: Sequence[Environment], key: PRNGKeyArray) -> list[Controller]:
+        return [EventController(mode, key, protocol.replan_every)]
+
+    cells = compare(controllers, protocol, episodes, seed)
+    return ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
+
+
+def compare(
+    controllers: Callable[[Sequence[Environment], PRNGKeyArray], Sequence[Controller]],
+    protocol: ClosedLoopProtocol,
+    episodes: int,
+    seed: int = 0,
+) -> list[CellResult]:
+    """Every controller in every cell of a protocol, in the same scenes, at most `episodes` of each (extra `sim`).
+
+    Args:
+        controllers: makes them anew for a cell, from its scenes' environments and the key of all its noise.
+
+    Raises:
+        InputError: the protocol's views or control rate are not those of the simulator.
+    """
     from wallwm_jax.simulate.environment import TabletopEnvironment
 
-    for owner, views, rate in (
-        (f"embodiment {mode.embodiment.name}", tuple(mode.embodiment.views), mode.embodiment.control_hz),
-        ("the tabletop", TabletopEnvironment.views, CONTROL_HZ),
-    ):
-        if (protocol.views, protocol.control_hz) != (views, rate):
-            found = f"{protocol.views} at {protocol.control_hz} Hz"
-            raise InputError(f"protocol {protocol.name}", found, f"{views} at {rate} Hz, those of {owner}")
+    if (protocol.views, protocol.control_hz) != (TabletopEnvironment.views, CONTROL_HZ):
+        found = f"{protocol.views} at {protocol.control_hz} Hz"
+        raise InputError(f"protocol {protocol.name}", found, f"{TabletopEnvironment.views} at {CONTROL_HZ} Hz")
     counts = [min(episodes, cell.episodes) for cell in protocol.cells]
     environments = [TabletopEnvironment(protocol.image_size) for _ in range(max(counts))]
+    cells = []
     try:
-        cells = []
         for cell, count in zip(protocol.cells, counts, strict=True):
-            controller = EventController(mode, stream(seed, "closed_loop", cell.name), protocol.replan_every)
-            cells.append(run_cell(controller, environments[:count], cell, protocol))
+            chosen = environments[:count]
+            for controller in controllers(chosen, stream(seed, "closed_loop", cell.name)):
+                cells.append(run_cell(controller, chosen, cell, protocol))
+                print(f"{cell.name}, {controller.name}: {cells[-1].completed} of {cells[-1].events} events", flush=True)
     finally:
         for environment in environments:
             environment.close()
-    return ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
+    return cells
 
 
 def run_cell(

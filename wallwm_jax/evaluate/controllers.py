@@ -29,6 +29,9 @@ class Request(NamedTuple):
     """Captions of the events that the controller has itself announced as done, in order: its memory."""
     elapsed: int
     """Control steps since the episode began; 0 says that a new one has begun in this scene."""
+    watched: tuple[Observation, ...] = ()
+    """What was seen after every control step since the last request, the present observation left out; for controllers
+    whose `watches` is True."""
 
 
 class Plan(NamedTuple):
@@ -48,12 +51,14 @@ class Controller(Protocol):
 
     Attributes:
       oracle: whether it is told the due event's caption.
+      watches: whether it is shown what happens while its commands are executed.
       ends_events: True if the due event is over when the controller says so (`event_done`); False if it is over when
         the scene shows it as done, whatever the controller announces. Either way the step limit ends it too.
     """
 
     name: str
     oracle: bool
+    watches: bool
     ends_events: bool
 
     def act(self, requests: Sequence[Request]) -> Sequence[Plan]: ...
@@ -74,7 +79,7 @@ def _position(observation: Observation) -> Float[ndarray, "dof"]:
 class HoldController:
     """Commands the pose it sees, for one second an event."""
 
-    name, oracle, ends_events = "hold still", False, True
+    name, oracle, watches, ends_events = "hold still", False, False, True
 
     def __init__(self, steps: int = 20):
         self._steps = steps
@@ -95,7 +100,7 @@ class EventController:
             executes the whole event open loop, as the paper does.
     """
 
-    oracle, ends_events = True, True
+    oracle, watches, ends_events = True, False, True
 
     def __init__(self, mode: EventMode, key: PRNGKeyArray, replan_every: int | None = None):
         if replan_every is not None and replan_every < 1:
@@ -146,7 +151,7 @@ class ExpertController:
         seed: of its style and noise.
     """
 
-    name, oracle, ends_events = "scripted expert", True, True
+    name, oracle, watches, ends_events = "scripted expert", True, False, True
 
     def __init__(self, environments: Sequence[TabletopEnvironment], seed: int = 0):
         self._environments, self._seed = environments, seed

@@ -53,6 +53,7 @@ class SceneRun:
         self._reached: list[bool] = []
         self._announced: list[str] = []
         self._films: list[np.ndarray] = []
+        self._watched: list[Observation] = []
         self._guard: Guard | None = None
         environment.reset(episode.seed, episode.start)
         environment.begin_event()
@@ -71,8 +72,10 @@ class SceneRun:
         task, _, caption = self._due[len(self._events)]
         observation = self._see()
         instruction = self._episode.instruction(task)
-        memory = tuple(self._announced)
-        return Request(self._number, observation, instruction, caption if oracle else None, memory, self._elapsed)
+        # The last thing watched is what is seen now.
+        watched, self._watched = tuple(self._watched[:-1]), []
+        told, memory = caption if oracle else None, tuple(self._announced)
+        return Request(self._number, observation, instruction, told, memory, self._elapsed, watched)
 
     def _see(self) -> Observation:
         observation = self._environment.observe()
@@ -94,7 +97,7 @@ class SceneRun:
             return
         for number, command in enumerate(commands, start=1):
             says_done = plan.event_done and number == len(commands)
-            if self._step(self._guard.safe(command), says_done, controller.ends_events) and controller.ends_events:
+            if self._step(self._guard.safe(command), says_done, controller) and controller.ends_events:
                 break
             if self.over:
                 break
@@ -108,13 +111,16 @@ class SceneRun:
 
     def _hold(self, controller: Controller) -> None:
         for _ in range(HOLD_STEPS):
-            self._step(self._guard.last, False, controller.ends_events)
+            self._step(self._guard.last, False, controller)
             if self.over:
                 break
 
-    def _step(self, command: np.ndarray, says_done: bool, ends_events: bool) -> bool:
+    def _step(self, command: np.ndarray, says_done: bool, controller: Controller) -> bool:
         """One control step. Returns whether the due event ended with it, for whatever reason."""
+        ends_events = controller.ends_events
         self._environment.step(command)
+        if controller.watches:
+            self._watched.append(self._environment.observe())
         self._elapsed, self._event_steps = self._elapsed + 1, self._event_steps + 1
         limit = self._event_steps >= self._protocol.event_steps
         if ends_events and not (says_done or limit):

@@ -1,0 +1,141 @@
+"""Drives a trained run through a closed-loop protocol, in one of its modes, under every controller that it has."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+from jax import Array
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.planning import TOKENIZER, PlanSettings
+from wallwm_jax.data.tokenizer import CaptionTokenizer
+from wallwm_jax.evaluate import closed_loop_section, page
+from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
+from wallwm_jax.evaluate.results import write_text
+from wallwm_jax.evaluate.settings import EvaluationSettings
+from wallwm_jax.infer.conditions import ChunkSettings
+from wallwm_jax.infer.event_mode import EventMode
+from wallwm_jax.infer.reasoning import Reasoning, ReasoningSettings
+from wallwm_jax.infer.reasoning_sources import LatentSource
+from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource
+from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
+from wallwm_jax.train.architecture import model_of, reasoner_of
+from wallwm_jax.train.checkpoint import Checkpoint, read_checkpoint
+from wallwm_jax.train.sides import loader_settings
+from wallwm_jax.train.stages import stage_of
+
+MODES = ("event", "unified")
+Controllers = Callable[[Sequence[Any], Array], list[Any]]
+"""Environments and a key to the controllers that are compared."""
+
+
+def drive_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path, mode: str) -> None:
+    """Every cell of the config's protocol under every controller of a mode; writes closed_loop_<mode>.json and .html.
+
+    The world model is that of the last finished stage of 5 and 2. Raises InputError for an unknown mode, and for one
+    whose stage has not been trained.
+    """
+    if mode not in MODES:
+        raise InputError("--mode", repr(mode), f"one of {MODES}")
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    from wallwm_jax.evaluate import closed_loop
+    from wallwm_jax.evaluate.protocol import ClosedLoopProtocol
+
+    settings, dataset = EvaluationSettings.from_config(config), CuratedDataset.open(curated)
+    protocol = ClosedLoopProtocol.load(settings.protocol)
+    make = {"event": event_controllers, "unified": unified_controllers}[mode](config, dataset, workdir, protocol)
+    cells = closed_loop.compare(make, protocol, settings.closed_loop_episodes, settings.seed)
+    result = ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
+    text = json.dumps(result.plain(), indent=1) + "\n"
+    write_text(workdir / f"closed_loop_{mode}.json", text)
+    html = page.document(f"wallwm: {mode} mode in the closed loop", "", closed_loop_section.render(result))
+    write_text(workdir / f"closed_loop_{mode}.html", html)
+    print(f"report: {(workdir / f'closed_loop_{mode}.html').resolve()}")
+
+
+def event_controllers(
+    config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path, protocol: Any
+) -> Controllers:
+    """The scripted expert, holding still, event mode with the oracle's captions (open loop, and observing again where
+    the protocol says how often), and event mode with its own planner."""
+    from wallwm_jax.evaluate.controllers import EventController, ExpertController, HoldController
+    from wallwm_jax.evaluate.unified_controllers import PlannedEventController
+
+    world = world_checkpoint(workdir)
+    settings = EvaluationSettings.from_config(config).mode
+    model = model_of(world.records.model)
+    mode = EventMode(model, world.averaged, dataset.embodiment, dataset.statistics, settings)
+    reasoning = reasoning_of(config, dataset, workdir)
+
+    def make(environments: Sequence[Any], key: Array) -> list[Any]:
+        controllers = [ExpertController(environments), HoldController(), EventController(mode, key)]
+        if protocol.replan_every:
+            controllers.append(EventController(mode, key, protocol.replan_every))
+        if reasoning is not None:
+            controllers.append(PlannedEventController(mode, reasoning, key))
+        return controllers
+
+    return make
+
+
+def unified_controllers(
+    config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path, protocol: Any
+) -> Controllers:
+    """Unified mode on the global instruction, on the oracle's caption a chunk, and on the Staircase's latents."""
+    from wallwm_jax.evaluate.unified_controllers import UnifiedController
+
+    stage = stage_of("adaptation")
+    world = finished(workdir, stage.name, required=True)
+    event = EvaluationSettings.from_config(config).mode
+    window = ChunkSettings.of(loader_settings(stage, config))
+    settings = UnifiedModeSettings(event.rows, window, event.solver)
+    model = model_of(world.records.model)
+    mode = UnifiedMode(model, world.averaged, dataset.embodiment, dataset.statistics, settings)
+    reasoning = reasoning_of(config, dataset, workdir)
+
+    def make(environments: Sequence[Any], key: Array) -> list[Any]:
+        controllers = [
+            UnifiedController(mode, "global instruction", lambda told: InstructionSource(mode.encode), key),
+            UnifiedController(mode, "a caption a chunk", lambda told: CaptionSource(mode.encode, told), key, True),
+        ]
+        if reasoning is not None:
+            latents = LatentSource(reasoning)
+            controllers.append(
+                UnifiedController(mode, "Staircase latents", lambda told: latents, key, reasoning=reasoning)
+            )
+        return controllers
+
+    return make
+
+
+def world_checkpoint(workdir: pathlib.Path) -> Checkpoint:
+    """The last checkpoint of stage 5, or else of stage 2."""
+    return finished(workdir, "adaptation") or finished(workdir, "action", required=True)
+
+
+def reasoning_of(config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path) -> Reasoning | None:
+    """The vision-language side, if its stages are finished."""
+    checkpoint = finished(workdir, "staircase")
+    if checkpoint is None:
+        return None
+    settings = ReasoningSettings(PlanSettings.from_config(config.planning), config.data.text_length)
+    tokens, model = CaptionTokenizer.load(dataset.root / TOKENIZER), reasoner_of(checkpoint.records.model)
+    return Reasoning(model, checkpoint.averaged, tokens, dataset.embodiment, dataset.statistics, settings)
+
+
+def finished(workdir: pathlib.Path, name: str, required: bool = False) -> Checkpoint | None:
+    """The checkpoint of a stage that has run to its end; None, or InputError if it is `required`."""
+    directory = workdir / name / "checkpoints"
+    if not required and not directory.is_dir():
+        return None
+    checkpoint = read_checkpoint(directory)
+    steps = checkpoint.records.config["stages"][name]["steps"]
+    if checkpoint.step >= steps:
+        return checkpoint
+    if required:
+        raise InputError(f"checkpoint {directory}", f"step {checkpoint.step} of {steps}", "a finished stage")
+    return None
