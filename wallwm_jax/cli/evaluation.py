@@ -8,16 +8,20 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
+from wallwm_jax.cli.driving import finished, reasoning_of
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.packing import empty_batch
+from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.evaluate import report, results
+from wallwm_jax.evaluate.drop_in import drop_in
 from wallwm_jax.evaluate.evaluation import evaluate
+from wallwm_jax.evaluate.language import evaluate_language
 from wallwm_jax.evaluate.settings import EvaluationSettings
 from wallwm_jax.infer.event_mode import EventMode
 from wallwm_jax.models.initialise import init_parameters
-from wallwm_jax.train.architecture import architecture, build_model
+from wallwm_jax.train.architecture import architecture, build_model, model_of, reasoner_of
 from wallwm_jax.train.checkpoint import check_equal, read_checkpoint
 
 
@@ -35,7 +39,7 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
     settings = EvaluationSettings.from_config(config)
     batch = empty_batch(dataset, 1, LoaderSettings.from_config(config.data))
     _, declarations = init_parameters(model, jax.random.key(0), batch)
-    return evaluate(
+    result = evaluate(
         model,
         checkpoint.averaged,
         declarations,
@@ -44,6 +48,30 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
         metrics_files={stage: workdir / stage / "metrics.jsonl" for stage in ("video", "action")},
         closed_loop=_closed_loop(settings),
     )
+    return with_language(result, config, dataset, workdir)
+
+
+def with_language(
+    result: results.Evaluation, config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path
+) -> results.Evaluation:
+    """Adds what the vision-language side knows, if its stages are finished."""
+    checkpoint, reasoning = finished(workdir, "staircase"), reasoning_of(config, dataset, workdir)
+    if checkpoint is None:
+        return result
+    settings, world = EvaluationSettings.from_config(config), read_checkpoint(workdir / "action" / "checkpoints")
+    splits = [split for split in ("heldout", "unseen") if dataset.index.select(split).size]
+    parts = (
+        reasoner_of(checkpoint.records.model),
+        checkpoint.averaged,
+        dataset,
+        PlanSettings.from_config(config.planning),
+    )
+    language = [evaluate_language(reasoning, *parts, split) for split in splits]
+    mode = EventMode(
+        model_of(world.records.model), world.averaged, dataset.embodiment, dataset.statistics, settings.mode
+    )
+    sources = drop_in(mode, reasoning, dataset, settings.window, seed=settings.seed)
+    return dataclasses.replace(result, language=language, text_sources=sources)
 
 
 def write_report(evaluation: results.Evaluation, workdir: pathlib.Path, seconds: float) -> None:

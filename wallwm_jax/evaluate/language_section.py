@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from wallwm_jax.evaluate import page
+from wallwm_jax.evaluate.drop_in import DropInResult
 from wallwm_jax.evaluate.language import LanguageResult
 
 
-def render(results: Sequence[LanguageResult]) -> str:
-    """A table with a row for each split."""
+def render(results: Sequence[LanguageResult], sources: DropInResult | None) -> str:
+    """A table with a row for each split, and what other sources of text do to the actions."""
     explanation = (
         "At the first frame of every event the caption head says what comes next, knowing the instruction and the "
         "events so far; verb and object must both be right. Baselines: always the most frequent kind of event, and the "
@@ -17,9 +18,11 @@ def render(results: Sequence[LanguageResult]) -> str:
         "latents and the tokens before."
     )
     head = ["split", "events", "next event", "majority", "bigram", "remaining time", "half the verb's", "trace tokens"]
-    return page.section(
-        "Does it know what comes next?", explanation, page.table(head, [_row(item) for item in results])
-    )
+    parts = [page.table(head, [_row(item) for item in results])]
+    if sources is not None:
+        lines = [f"{page.escape(name)} {error:.1f} mm" for name, error in sources.errors.items()]
+        parts.append(f"<p>Mean distance of the arm from its targets, by source of the text: {', '.join(lines)}.</p>")
+    return page.section("Does it know what comes next?", explanation, *parts)
 
 
 def _row(result: LanguageResult) -> list[str]:

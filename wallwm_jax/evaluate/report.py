@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wallwm_jax.evaluate import closed_loop_section, figures, page
+from wallwm_jax.evaluate import closed_loop_section, figures, language_section, page
 from wallwm_jax.evaluate.errors import MILLIMETRES, ErrorSummary
 from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, Filmstrip, VerbResult, metrics, write_text
 
@@ -28,6 +28,7 @@ def render(evaluation: Evaluation) -> str:
         _trajectories(evaluation),
         _video(evaluation),
         _closed_loop(evaluation),
+        language_section.render(evaluation.language, evaluation.text_sources) if evaluation.language else "",
         _lengths(evaluation),
         _training(evaluation),
         _clusters(evaluation),

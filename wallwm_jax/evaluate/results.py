@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
+from wallwm_jax.evaluate.drop_in import DropInResult
 from wallwm_jax.evaluate.errors import ErrorSummary
+from wallwm_jax.evaluate.language import LanguageResult
 from wallwm_jax.evaluate.video_quality import VideoQuality
 
 
@@ -134,6 +136,10 @@ class Evaluation:
     """What was evaluated on what: free labels and numbers."""
     seconds: float
     """Wall-clock seconds of the evaluation, or of the whole run where a caller has put those here."""
+    language: Sequence[LanguageResult] = ()
+    """The vision-language side, split by split; empty if it has not been trained."""
+    text_sources: DropInResult | None = None
+    """The same actions on text from the vision-language side."""
 
 
 VIDEO_LOSS_START_STEP = 50
@@ -162,10 +168,16 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
                 "length": dataclasses.asdict(evaluation.length) if evaluation.length else None,
                 "video": dataclasses.asdict(evaluation.video) if evaluation.video else None,
                 "closed_loop": evaluation.closed_loop.plain() if evaluation.closed_loop else None,
+                "language": [dataclasses.asdict(result) for result in evaluation.language],
+                "text_sources": _text_sources(evaluation.text_sources),
                 "counts": dict(evaluation.counts),
             },
         }
     )
+
+
+def _text_sources(result: DropInResult | None) -> dict[str, Any] | None:
+    return {**dataclasses.asdict(result), "changes": result.changes} if result else None
 
 
 def _headline(result: VerbResult) -> dict[str, Any]:
