@@ -7,6 +7,8 @@ import pytest
 
 from tests.data import lerobot_fixture
 from wallwm_jax.cli.main import main
+from wallwm_jax.core.trees import digest
+from wallwm_jax.train.checkpoint import read_checkpoint
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "experiments/tabletop.py") + ":demo"
 SMALL = [
@@ -19,9 +21,13 @@ SMALL = [
     "evaluate.action_steps=2",
     "evaluate.rows=4",
     "evaluate.video_events=2",
+    "reasoner.variant=micro",
+    "planning.rows=2",
+    "windows.loader.row_frames=5",
+    "windows.index.action_clusters=4",
     *(
         f"stages.{stage}.{setting}"
-        for stage in ("video", "action")
+        for stage in ("video", "action", "backbone", "conditioner", "staircase", "adaptation")
         for setting in ("steps=3", "warmup_steps=1", "log_every=1", "eval_every=2", "eval_batches=1")
     ),
 ]
@@ -54,9 +60,32 @@ def test_run_writes_report_and_metrics_and_finds_its_own_work(dataset, tmp_path,
     assert str(workdir / "report.html") in capsys.readouterr().out
 
 
+def test_the_whole_recipe_runs_stage_by_stage(dataset, tmp_path):
+    """Stages 0, 3, 4 and 5 after 1 and 2: each from the checkpoint of the one before, and the report then also holds
+    what the vision-language side knows. A later run finds every stage finished, and goes on with one that is not."""
+    workdir, recipe = tmp_path / "run", "recipe=(1, 2, 0, 3, 4, 5)"
+    assert main(arguments("run", dataset, workdir, recipe)) == 0
+    detail = json.loads((workdir / "metrics.json").read_text())["detail"]
+    (language,) = detail["language"]
+    assert language["split"] == "heldout" and 0 <= language["following"]["accuracy"] <= 1
+    assert set(detail["text_sources"]["errors"]) == {"text encoder", "conditioner", "Staircase latents"}
+    assert "Does it know what comes next?" in (workdir / "report.html").read_text()
+    encoders = [
+        read_checkpoint(workdir / stage / "checkpoints").averaged["text_encoder"]
+        for stage in ("video", "action", "backbone", "conditioner", "staircase", "adaptation")
+    ]
+    assert len({digest(encoder) for encoder in encoders}) == 1
+    losses = (workdir / "staircase" / "metrics.jsonl").read_bytes()
+    assert main([*arguments("train", dataset, workdir, recipe), "--stage", "4"]) == 0
+    assert (workdir / "staircase" / "metrics.jsonl").read_bytes() == losses
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["planning.row=4"], "nearest: 'rows'"),
+        (["reasoner.variant=huge"], "reasoner.variant"),
+        (["windows.loader.row_frames=4"], "row_frames"),
         (["data.rwos=4"], "nearest: 'rows'"),
         (["mesh=host", "data.rows=0"], "data.rows"),
         (["mesh=palmtop"], "config.mesh"),
