@@ -5,8 +5,8 @@ number and works with any number of workers and hosts.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Protocol, TypeVar, runtime_checkable
 
 import grain
 import numpy as np
@@ -112,8 +112,17 @@ def make_loader(
     return batches_of(loader, start_step, num_steps, workers)
 
 
+@runtime_checkable
+class BatchLoader(Protocol[Batch]):
+    """Random access to endless batches."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int) -> Batch: ...
+
+
 def batches_of(
-    loader: Sequence[Batch], start_step: int = 0, num_steps: int | None = None, workers: int = 0
+    loader: BatchLoader[Batch], start_step: int = 0, num_steps: int | None = None, workers: int = 0
 ) -> Iterator[Batch]:
     """Batches `start_step`, `start_step + 1`, ... of any loader whose batch is a function of the step."""
     steps = grain.MapDataset.source(loader).slice(slice(start_step, _ENDLESS))

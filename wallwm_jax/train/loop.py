@@ -82,21 +82,21 @@ def starting_parameters(stage: Stage, workdir: pathlib.Path, records: Records, f
     """
     parameters = fresh
     if stage.starts_from is not None:
-        earlier = _finished(workdir / stage.starts_from / "checkpoints", stage.starts_from)
-        check_equal(f"checkpoint {workdir / stage.starts_from}: model", earlier.records.model, records.model)
-        parameters = earlier.averaged
+        directory = workdir / stage.starts_from / "checkpoints"
+        earlier = read_checkpoint(directory)
+        check_equal(f"checkpoint {directory}: model", earlier.records.model, records.model)
+        parameters = _finished(directory, earlier, stage.starts_from).averaged
     for tower, source in stage.takes:
         directory = workdir / source / "checkpoints"
-        found = _finished(directory, source).averaged
+        found = _finished(directory, read_checkpoint(directory), source).averaged
         shapes = [jax.tree.map(lambda leaf: list(leaf.shape), tree[tower]) for tree in (found, fresh)]
         check_equal(f"checkpoint {directory}: {tower}", *shapes)
         parameters = {**parameters, tower: found[tower]}
     return parameters
 
 
-def _finished(directory: pathlib.Path, name: str) -> Checkpoint:
-    """The last checkpoint of a stage; raises InputError unless the stage has run to its end."""
-    earlier = read_checkpoint(directory)
+def _finished(directory: pathlib.Path, earlier: Checkpoint, name: str) -> Checkpoint:
+    """The checkpoint; raises InputError unless its stage has run to its end."""
     steps = earlier.records.config["stages"][name]["steps"]
     if earlier.step < steps:
         raise InputError(f"checkpoint {directory}", f"step {earlier.step} of {steps}", "a finished stage")
