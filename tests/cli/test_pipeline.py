@@ -11,6 +11,7 @@ from wallwm_jax.core.trees import digest
 from wallwm_jax.train.checkpoint import read_checkpoint
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "experiments/tabletop.py") + ":demo"
+STAGES = ("video", "action", "backbone", "conditioner", "staircase", "adaptation")
 SMALL = [
     "model.variant=micro",
     "data.rows=2",
@@ -27,7 +28,7 @@ SMALL = [
     "windows.index.action_clusters=4",
     *(
         f"stages.{stage}.{setting}"
-        for stage in ("video", "action", "backbone", "conditioner", "staircase", "adaptation")
+        for stage in STAGES
         for setting in ("steps=3", "warmup_steps=1", "log_every=1", "eval_every=2", "eval_batches=1")
     ),
 ]
@@ -45,39 +46,40 @@ def arguments(command, dataset, workdir, *overrides):
     return [command, "--config", CONFIG, "--workdir", str(workdir), *settings]
 
 
-def test_run_writes_report_and_metrics_and_finds_its_own_work(dataset, tmp_path, capsys):
+RECIPE = "recipe=(1, 2, 0, 3, 4, 5)"
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    """The workdir of a whole recipe, run by one command."""
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    assert main(arguments("run", dataset, workdir, RECIPE)) == 0
+    return workdir
+
+
+def test_run_writes_report_and_metrics_and_finds_its_own_work(run, dataset, capsys):
     """One command gives report.html and metrics.json with the promised fields; a second call trains nothing again."""
-    workdir = tmp_path / "run"
-    assert main(arguments("run", dataset, workdir)) == 0
-    assert "<html" in (workdir / "report.html").read_text()[:200]
-    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert "<html" in (run / "report.html").read_text()[:200]
+    metrics = json.loads((run / "metrics.json").read_text())
     assert {"video_loss_start", "video_loss_end", "verbs", "seconds"} <= set(metrics)
     for verb in metrics["verbs"].values():
         assert {"ours", "hold", "mean", "unit", "scene_dependent"} <= set(verb)
-    losses = (workdir / "video" / "metrics.jsonl").read_bytes()
-    assert main(arguments("run", dataset, workdir)) == 0
-    assert (workdir / "video" / "metrics.jsonl").read_bytes() == losses
-    assert str(workdir / "report.html") in capsys.readouterr().out
+    losses = {stage: (run / stage / "metrics.jsonl").read_bytes() for stage in STAGES}
+    assert main(arguments("run", dataset, run, RECIPE)) == 0
+    assert {stage: (run / stage / "metrics.jsonl").read_bytes() for stage in STAGES} == losses
+    assert str(run / "report.html") in capsys.readouterr().out
 
 
-def test_the_whole_recipe_runs_stage_by_stage(dataset, tmp_path):
-    """Stages 0, 3, 4 and 5 after 1 and 2: each from the checkpoint of the one before, and the report then also holds
-    what the vision-language side knows. A later run finds every stage finished, and goes on with one that is not."""
-    workdir, recipe = tmp_path / "run", "recipe=(1, 2, 0, 3, 4, 5)"
-    assert main(arguments("run", dataset, workdir, recipe)) == 0
-    detail = json.loads((workdir / "metrics.json").read_text())["detail"]
+def test_every_stage_goes_on_from_the_one_before(run):
+    """The text encoder of stage 1 is the same bits in all that follow; the report also holds what the vision-language
+    side knows."""
+    encoders = [read_checkpoint(run / stage / "checkpoints").averaged["text_encoder"] for stage in STAGES]
+    assert len({digest(encoder) for encoder in encoders}) == 1
+    detail = json.loads((run / "metrics.json").read_text())["detail"]
     (language,) = detail["language"]
     assert language["split"] == "heldout" and 0 <= language["following"]["accuracy"] <= 1
     assert set(detail["text_sources"]["errors"]) == {"text encoder", "conditioner", "Staircase latents"}
-    assert "Does it know what comes next?" in (workdir / "report.html").read_text()
-    encoders = [
-        read_checkpoint(workdir / stage / "checkpoints").averaged["text_encoder"]
-        for stage in ("video", "action", "backbone", "conditioner", "staircase", "adaptation")
-    ]
-    assert len({digest(encoder) for encoder in encoders}) == 1
-    losses = (workdir / "staircase" / "metrics.jsonl").read_bytes()
-    assert main([*arguments("train", dataset, workdir, recipe), "--stage", "4"]) == 0
-    assert (workdir / "staircase" / "metrics.jsonl").read_bytes() == losses
+    assert "Does it know what comes next?" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
