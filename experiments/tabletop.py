@@ -49,7 +49,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.data.spatial_compression = 8
     config.data.balance = True
 
-    config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=32)))
+    config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=24)))
     config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "float32"})
 
     # Stage 5's windows: two past latents, the present and a chunk of two latents, two windows a row.
@@ -86,7 +86,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.stages.action.objective.anchor_step = 0
     config.stages.action.objective.anchor_jitter = 0.0
 
-    for name, steps in (("backbone", 1500), ("conditioner", 600), ("staircase", 1000)):
+    for name, steps in (("backbone", 900), ("conditioner", 500), ("staircase", 700)):
         config.stages[name] = default_config(name)
         config.stages[name].steps = steps
         config.stages[name].learning_rate = 1e-2

@@ -134,14 +134,14 @@ class WorldAction(nn.Module):
         event's state token; 0 without a reader.
 
         Ours: the paper's actions know of the scene what the patches of a pretrained video tower tell them. The reader
-        sees finer cells and learns from the actions themselves, which train no text encoder.
+        sees finer cells and learns from the actions themselves.
         """
         if not self.variant.reader:
             return jnp.zeros((*batch.segment_mask.shape, self.variant.action_embed))
         pictures, known = _of_anchors(batch, batch.frames[:, :, -1])
         real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
         shown = text_mask & batch.segment_mask[..., None]
-        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, jax.lax.stop_gradient(text_features), shown)
+        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, text_features, shown)
         found = self.action_tower.keyframe_reader(*(part.reshape(-1, *part.shape[2:]) for part in given))
         return found.reshape(*batch.segment_mask.shape, -1)
 
