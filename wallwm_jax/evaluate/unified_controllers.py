@@ -15,7 +15,7 @@ from wallwm_jax.infer.reasoning import Reasoning, Situation
 from wallwm_jax.infer.text_sources import TextRequest, TextSource
 from wallwm_jax.infer.unified_mode import UnifiedMode
 
-WAIT = 10
+WAIT = 4
 """Control steps that a controller waits for when it takes the task to be done."""
 
 

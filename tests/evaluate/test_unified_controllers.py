@@ -1,0 +1,117 @@
+"""Controllers without an oracle on the invented simulator: what they are told, what they remember, when they wait."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from tests.evaluate.test_closed_loop import Ladder, protocol  # noqa: F401  (a fixture)
+from wallwm_jax.core.types import ActionChunk
+from wallwm_jax.data.traces import NOTHING
+from wallwm_jax.evaluate.closed_loop import run_cell
+from wallwm_jax.evaluate.unified_controllers import PlannedEventController, UnifiedController
+from wallwm_jax.infer.conditions import ChunkSettings
+from wallwm_jax.infer.denoise import TextCondition
+from wallwm_jax.infer.event_mode import EventMode, EventPrediction
+from wallwm_jax.infer.history import History
+from wallwm_jax.infer.reasoning import NextEvent, Reasoning
+from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource
+from wallwm_jax.infer.unified_mode import ChunkPrediction, UnifiedMode, UnifiedModeSettings
+
+KEY = jax.random.key(0)
+WINDOW = ChunkSettings(history_latents=1, future_latents=1)
+"""A chunk of 8 control steps, and as many in the past."""
+
+
+def rising(state, steps):
+    """A chunk that rises by 0.15 from a state."""
+    actions = np.tile(state, (steps, 1)).astype(np.float32)
+    actions[:, 10] += 0.15 * (np.arange(steps) + 1) / steps
+    return ActionChunk(actions, np.ones(26, bool), np.ones(steps, bool), 20.0)
+
+
+class Chunks(UnifiedMode):
+    """Rises whatever it is told, and keeps what it was told."""
+
+    def __init__(self):
+        self.settings = UnifiedModeSettings(2, WINDOW)
+        self.embodiment = types.SimpleNamespace(lower=lambda poses: poses[:, 10:14])
+        self.told, self.lengths = [], []
+
+    def history(self):
+        return History(WINDOW.history_latents, WINDOW.frame_stride)
+
+    def encode(self, captions):
+        self.told.append(list(captions))
+        return TextCondition(np.zeros((len(captions), 1, 4, 2), np.float32), np.ones((len(captions), 1, 4), bool))
+
+    def act(self, histories, text, *, key, dream=False):
+        assert len(text.features) == len(histories)
+        self.lengths.append([len(history) for history in histories])
+        return [ChunkPrediction(rising(history.state, WINDOW.steps), None, None, 0) for history in histories]
+
+
+class Events(EventMode):
+    """Rises in as many steps as it is told."""
+
+    def __init__(self):
+        self.settings = types.SimpleNamespace(window=types.SimpleNamespace(max_steps=8))
+        self.embodiment = types.SimpleNamespace(lower=lambda poses: poses[:, 10:14])
+        self.asked = []
+
+    def predict(self, observations, captions, steps=None, *, key, dream=True):
+        self.asked += list(zip(captions, steps, strict=True))
+        chunks = [rising(seen.state, count) for seen, count in zip(observations, steps, strict=True)]
+        return [EventPrediction(chunk, count, 2, None) for chunk, count in zip(chunks, steps, strict=True)]
+
+
+class Script(Reasoning):
+    """The n-th event of a script after n past events, and then nothing."""
+
+    def __init__(self, script, steps):
+        self.script, self.steps, self.asked = script, steps, []
+
+    def next_events(self, situations):
+        self.asked += [situation.done for situation in situations]
+        left = [self.script[len(situation.done) :] for situation in situations]
+        return [NextEvent(rest[0] if rest else NOTHING, self.steps) for rest in left]
+
+
+@pytest.fixture
+def play(protocol):  # noqa: F811
+    """The result of a controller in both episodes."""
+    loaded = protocol()
+    return lambda controller: run_cell(controller, [Ladder(), Ladder()], loaded.cell("toy"), loaded)
+
+
+def test_unified_mode_is_told_what_its_source_says(play):
+    """The instruction once and for all; or the due event's caption, anew for every chunk. The history is filled at the
+    control rate, though a plan is asked for only once a chunk."""
+    mode = Chunks()
+    result = play(UnifiedController(mode, "instruction", lambda told: InstructionSource(mode.encode), KEY))
+    assert [len(part) for part in mode.told] == [2] and result.completed > 0 and not result.refusals
+    assert mode.lengths[:3] == [[1, 1], [9, 9], [9, 9]]
+    mode = Chunks()
+    controller = UnifiedController(mode, "captions", lambda told: CaptionSource(mode.encode, told), KEY, True)
+    play(controller)
+    assert len(mode.told) == len(mode.lengths) and all("drawer" in part[0] for part in mode.told if len(part) == 2)
+    assert controller.name == "unified mode, captions"
+
+
+def test_memory_grows_when_an_event_is_expected_to_end(play):
+    """Within a chunk: after each one. Longer than it: never."""
+    for steps, expected in ((8.0, [0, 1, 2]), (9.0, [0, 0, 0])):
+        mode, reasoning = Chunks(), Script(["a", "b", "c", "d", "e"], steps)
+        play(UnifiedController(mode, "x", lambda told, m=mode: InstructionSource(m.encode), KEY, False, reasoning))
+        assert [len(done) for done in reasoning.asked[:6:2]] == expected
+
+
+def test_event_mode_with_its_own_planner(play):
+    """It performs the events that its planner names, for as long as it says and no longer than event mode can, in the
+    order in which they become past; when nothing is left it waits where it is."""
+    mode, reasoning = Events(), Script(["open the drawer", "press the button"], 20.0)
+    result = play(PlannedEventController(mode, reasoning, KEY))
+    assert mode.asked[:4] == [("open the drawer", 8)] * 2 + [("press the button", 8)] * 2
+    assert reasoning.asked[:4] == [(), (), ("open the drawer",), ("open the drawer",)]
+    assert len(mode.asked) == 4 and len(reasoning.asked) > 4 and not result.refusals
