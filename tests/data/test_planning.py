@@ -50,17 +50,23 @@ def test_labels_are_those_of_the_moment(curated, loader):
     assert {moment.blank for moment in (loader.draw(i) for i in range(40))} == {True, False}
 
 
+def prompt_of(writer, moment):
+    """Ids of a moment's prompt, without padding."""
+    batch = writer.batch([moment])
+    return batch.prompt[0][batch.prompt_mask[0]].tolist()
+
+
 def test_the_prompt_remembers_the_latest_events_in_order(loader):
     """Not the one under way, and no more than it is told to."""
     plan = next(plan for plan in loader.plans if len(plan.events) > 2)
     moment = Moment(plan, 2, plan.events[2].start)
     tokens, writer = loader.writer.tokenizer, loader.writer
     both = [tokens.encode(event.caption) for event in plan.events[:2]]
-    ids = [int(number) for number, real in zip(*writer._prompt(moment), strict=True) if real]
+    ids = prompt_of(writer, moment)
     end = [*both[0], tokenizer.DONE, *both[1], tokenizer.DONE, tokenizer.NEXT]
     assert ids == [tokenizer.INSTRUCTION, *tokens.encode(plan.instruction), tokenizer.DONE, *end]
     writer.settings = dataclasses.replace(SETTINGS, memory_events=1)
-    ids = [int(number) for number, real in zip(*writer._prompt(moment), strict=True) if real]
+    ids = prompt_of(writer, moment)
     assert ids[-len(both[1]) - 3 :] == [tokenizer.DONE, *both[1], tokenizer.DONE, tokenizer.NEXT]
     writer.settings = SETTINGS
 

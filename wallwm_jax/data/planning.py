@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool
 
 from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
@@ -207,13 +207,18 @@ class PlanWriter:
 
     def check(self, plan: Plan) -> None:
         """Raises InputError if a text of the plan is too long, at start-up rather than when it is drawn."""
-        for moment in (
-            *(Moment(plan, number, event.start) for number, event in enumerate(plan.events)),
-            self.end(plan),
-        ):
-            self._prompt(moment)
-            self._caption(moment)
-            self._trace(moment)
+        settings = self.settings
+        moments = [Moment(plan, number, event.start) for number, event in enumerate(plan.events)]
+        for moment in (*moments, self.end(plan)):
+            for ids, length, field in (
+                (self._prompt_ids(moment), settings.prompt_length, "prompt"),
+                (self._caption_ids(moment), settings.caption_length, "caption"),
+                (self._trace_ids(moment)[0], settings.trace_length, "trace"),
+                (self._notes_ids(moment), settings.notes_length, "notes"),
+            ):
+                if len(ids) > length:
+                    where = f"planning.{field}_length (instruction {plan.instruction!r}, event {moment.number})"
+                    raise InputError(where, f"{len(ids)} tokens", f"at most {length}")
 
     def end(self, plan: Plan) -> Moment:
         """The moment at which all of a plan is done: an episode's frame after its last event, or its last one."""
@@ -227,23 +232,22 @@ class PlanWriter:
         return PlanBatch(*(np.stack(values) for values in zip(*columns, strict=True)))
 
     def _row(self, moment: Moment) -> tuple:
-        caption, caption_mask = self._caption(moment)
-        trace, trace_mask, trace_label_mask = self._trace(moment)
-        event, recorded = moment.event, moment.plan.episode >= 0 and moment.event is not None
-        remaining = np.float32(event.end - moment.frame if recorded else 1.0)
+        settings, event = self.settings, moment.event
+        ids, missing = self._trace_ids(moment)
+        trace, trace_mask = padded(ids, settings.trace_length, "trace")
+        recorded = moment.plan.episode >= 0 and event is not None
         return (
             *self._pictures(moment),
-            *self._prompt(moment),
-            caption,
-            caption_mask,
+            *padded(self._prompt_ids(moment), settings.prompt_length, "prompt"),
+            *padded(self._caption_ids(moment), settings.caption_length, "caption"),
             np.bool_(not moment.blank),
             trace,
             trace_mask,
-            trace_label_mask,
-            *padded(self._encoded(traces.write_notes(self._stand(moment))), self.settings.notes_length, "notes"),
+            trace_mask & ~np.pad(missing, (0, len(trace_mask) - len(missing))),
+            *padded(self._notes_ids(moment), settings.notes_length, "notes"),
             *self._text(event.caption if event else None),
             *self._text(self.canonical.get(event.name, event.caption) if event else None),
-            remaining,
+            np.float32(event.end - moment.frame if recorded else 1.0),
             np.bool_(recorded),
             np.int32(event.row if event else -1),
             np.bool_(True),
@@ -265,26 +269,27 @@ class PlanWriter:
         picture = np.asarray(curated.frame_map(episode)[moment.frame])
         return picture, np.ones(views, bool), state, curated.embodiment.dof_mask
 
-    def _prompt(self, moment: Moment) -> tuple:
+    def _prompt_ids(self, moment: Moment) -> list[int]:
         done = [event.caption for event in moment.plan.events[: moment.number]]
-        instruction = moment.plan.instruction
-        ids = prompt_tokens(self.tokenizer, instruction, done, self.settings.memory_events, moment.blank)
-        return padded(ids, self.settings.prompt_length, f"planning.prompt_length ({instruction!r})")
+        instruction, memory = moment.plan.instruction, self.settings.memory_events
+        return prompt_tokens(self.tokenizer, instruction, done, memory, moment.blank)
 
-    def _caption(self, moment: Moment) -> tuple:
+    def _caption_ids(self, moment: Moment) -> list[int]:
         caption = moment.event.caption if moment.event else traces.NOTHING
-        return padded([*self._encoded(caption), tokenizer.END], self.settings.caption_length, f"caption {caption!r}")
+        return [*self._encoded(caption), tokenizer.END]
 
-    def _trace(self, moment: Moment) -> tuple[Int[np.ndarray, "R"], np.ndarray, np.ndarray]:
-        """Ids, mask and label mask; a span without label holds `<unknown>`."""
+    def _notes_ids(self, moment: Moment) -> list[int]:
+        return self._encoded(traces.write_notes(self._stand(moment)))
+
+    def _trace_ids(self, moment: Moment) -> tuple[list[int], Bool[np.ndarray, "n"]]:
+        """Ids, and which of them stand where no label is: these are `<unknown>`."""
         trace = traces.write_trace(self._stand(moment))
         ids = [tokenizer.TRACE, *self._encoded(trace.text), tokenizer.END]
         missing = np.zeros(len(ids), bool)
         for place, (start, end) in enumerate(self.tokenizer.offsets(trace.text) if trace.missing else (), 1):
             missing[place] = any(start < last and first < end for first, last in trace.missing)
         ids = [tokenizer.UNKNOWN if unknown else number for number, unknown in zip(ids, missing, strict=True)]
-        values, mask = padded(ids, self.settings.trace_length, f"trace {trace.text!r}")
-        return values, mask, mask & ~np.pad(missing, (0, len(mask) - len(missing)))
+        return ids, missing
 
     def _stand(self, moment: Moment) -> traces.Moment:
         def named(number: int) -> str:
