@@ -8,7 +8,16 @@ import pytest
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.data import text, tokenizer
-from wallwm_jax.data.planning import Moment, Plan, PlanLoader, PlannedEvent, PlanSettings, episode_plans, read_plans
+from wallwm_jax.data.planning import (
+    Moment,
+    Plan,
+    PlanLoader,
+    PlannedEvent,
+    PlanSettings,
+    episode_plans,
+    read_plans,
+    surprises,
+)
 
 SETTINGS = PlanSettings(rows=8, prompt_length=64, text_share=0.5, blank_share=0.25)
 LINE = {"instruction": "press the button", "events": [{"caption": "press it", "verb": "press", "object": "button"}]}
@@ -102,6 +111,13 @@ def test_plans_in_words_are_read_and_drawn(curated, tmp_path):
         read_plans(path)
     with pytest.raises(InputError, match="missing"):
         read_plans(tmp_path / "missing.jsonl")
+
+
+def test_plans_in_words_are_drawn_by_surprise():
+    """After "a" comes "b" or "c", as often: log 2 each. What always follows keeps the least weight."""
+    a, b, c = (PlannedEvent(name, (name, "", "")) for name in "abc")
+    found = surprises([Plan(-1, "x", (a, b)), Plan(-1, "y", (a, c))])
+    np.testing.assert_allclose(found, [0.05, np.log(2), 0.05, 0.05, np.log(2), 0.05])
 
 
 def test_every_event_of_an_episode_is_in_its_plan(curated):

@@ -8,13 +8,15 @@ and show no picture.
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
@@ -47,7 +49,7 @@ class PlanSettings:
     notes_length: int = 32
     memory_events: int = 10
     start_share: float = 0.5
-    text_share: float = 0.25
+    text_share: float = 0.5
     blank_share: float = 0.1
 
     def __post_init__(self):
@@ -139,8 +141,23 @@ def read_plans(path: str | pathlib.Path) -> list[Plan]:
     return plans
 
 
+def surprises(plans: Sequence[Plan], least: float = 0.05) -> Float[np.ndarray, "n"]:
+    """Weights of every place of every plan, its end last: how little the event before foretells what comes, -log p of
+    the followers' frequencies in these plans, but not less than `least`.
+
+    Most events follow from the one before; what an instruction is needed for is the start of the next task. Drawn
+    evenly, plans in words would spend six draws of seven on what the pictures teach anyway.
+    """
+    names = [[None, *(event.name for event in plan.events), "end"] for plan in plans]
+    pairs = Counter(pair for row in names for pair in itertools.pairwise(row))
+    before = Counter(name for row in names for name in row[:-1])
+    surprise = {pair: -np.log(count / before[pair[0]]) for pair, count in pairs.items()}
+    return np.array([max(surprise[pair], least) for row in names for pair in itertools.pairwise(row)])
+
+
 class PlanLoader:
-    """Random access to batches of moments: `loader[step]` is a function of (seed, step)."""
+    """Random access to batches of moments: `loader[step]` is a function of (seed, step). Moments of plans in words are
+    drawn in proportion to their surprise, others evenly over events."""
 
     def __init__(self, curated: CuratedDataset, settings: PlanSettings, text_length: int, *, seed: int, split: str):
         self.curated, self.settings, self.text_length, self.seed = curated, settings, text_length, seed
@@ -151,6 +168,7 @@ class PlanLoader:
         self.words = read_plans(words) if split == "train" and settings.text_share and words.is_file() else []
         self._places = [(plan, number) for plan in self.plans for number in range(len(plan.events) + 1)]
         self._word_places = [(plan, number) for plan in self.words for number in range(len(plan.events) + 1)]
+        self._surprise = np.cumsum(surprises(self.words)) if self.words else None
         self.writer = PlanWriter(curated, settings, text_length)
         for plan in [*self.plans, *self.words]:
             self.writer.check(plan)
@@ -167,8 +185,11 @@ class PlanLoader:
         words = np.random.Philox(key=self.seed, counter=2 * i).random_raw(_WORDS_PER_DRAW)
         kind, place, start, frame, blank = (words[:5] >> np.uint64(11)) * 2.0**-53
         in_words = bool(self._word_places) and kind < self.settings.text_share
-        places = self._word_places if in_words else self._places
-        plan, number = places[int(place * len(places))]
+        if in_words:
+            chosen = np.searchsorted(self._surprise, place * self._surprise[-1], side="right")
+            plan, number = self._word_places[min(int(chosen), len(self._word_places) - 1)]
+        else:
+            plan, number = self._places[int(place * len(self._places))]
         if number == len(plan.events):
             return self.writer.end(plan)
         event = plan.events[number]
