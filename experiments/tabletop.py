@@ -86,7 +86,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.stages.action.objective.anchor_step = 0
     config.stages.action.objective.anchor_jitter = 0.0
 
-    for name, steps in (("backbone", 900), ("conditioner", 500), ("staircase", 700)):
+    for name, steps in (("backbone", 900), ("conditioner", 900), ("staircase", 700)):
         config.stages[name] = default_config(name)
         config.stages[name].steps = steps
         config.stages[name].learning_rate = 1e-2
