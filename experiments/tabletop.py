@@ -2,7 +2,7 @@
 
     wallwm run --config experiments/tabletop.py:demo --workdir runs/demo    # minutes, on data_specs/sample
     wallwm run --config experiments/tabletop.py --workdir runs/tabletop     # an hour's training, on 200 episodes
-    wallwm run --config experiments/tabletop.py:stages --workdir runs/stages    # all stages, on the same episodes
+    wallwm run --config experiments/tabletop.py:stages --workdir runs/stages    # all stages, on 600 shorter ones
 
 The last two record their episodes first (extra `sim`). All run on two CPU cores and go on where they were interrupted.
 What the first two find stands in the README.
@@ -27,9 +27,10 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.mesh = "laptop"
 
     config.dataset = ml_collections.ConfigDict()
-    config.dataset.root = "data_specs/sample" if demo else "datasets/tabletop"
-    config.dataset.record_plan = "tours_unseen"
-    config.dataset.record_episodes = 0 if demo else 200
+    roots = {"demo": "data_specs/sample", "hour": "datasets/tabletop", "stages": "datasets/scenes"}
+    config.dataset.root = roots[arg]
+    config.dataset.record_plan = "scenes" if arg == "stages" else "tours"
+    config.dataset.record_episodes = {"demo": 0, "hour": 200, "stages": 600}[arg]
     config.dataset.embodiment = "data_specs/embodiments/tabletop.json"
 
     config.curation = ml_collections.ConfigDict()

@@ -50,6 +50,23 @@ def test_same_seed_same_pixels_whatever_came_before(environment, recording):
     assert recording.events == again.events
 
 
+@pytest.mark.parametrize(
+    ("seed", "name", "verb"), [(30_000, "grasp_red_mat", "grasp"), (30_001, "place_red_mat", "place")]
+)
+def test_recovery_starts_are_near_contact_and_off(environment, seed, name, verb):
+    """The episode begins with the event after the skipped ones, marked as a recovery, from a pose 20 mm or more beside
+    where the expert would have been and no more than 120 mm from the thing; and it succeeds from there. The same seed
+    gives the same episode."""
+    found, again = (episodes.record_episode(environment, seed, program(name), render=False) for _ in range(2))
+    np.testing.assert_array_equal(found.state, again.state)
+    assert found.events[0].verb == verb and found.recovery == (True, *[False] * (len(found.events) - 1))
+    target = {"grasp": "red puck", "place": "mat"}[verb]
+    off = np.linalg.norm(found.state[0, :2] - found.places[0][target][:2])
+    assert 0.02 < off < 0.12
+    if verb == "place":  # The puck is in the hand.
+        assert np.linalg.norm(found.state[0, :3] - found.places[0]["red puck"]) < 0.05
+
+
 def test_same_pixels_in_another_process(environment, recording):
     """Another process renders the same first picture to the bit."""
     code = (

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
             subparser.add_argument("--stage", type=int, required=True, help="0 to 5, see README")
     record = commands.add_parser("record", help="record simulated episodes as LeRobot v3.0 (extra `sim`)")
     record.set_defaults(command=_record)
-    record.add_argument("--plan", required=True, help="sample, tabletop, tours, unseen, tours_unseen or stock")
+    record.add_argument("--plan", required=True, help="sample, tabletop, tours, unseen, tours_unseen, scenes or stock")
     record.add_argument("--episodes", type=int, help="number of episodes (all plans but sample and stock)")
     record.add_argument("--output", required=True, help="folder of the new dataset")
     record.add_argument("--workers", type=int, default=2)

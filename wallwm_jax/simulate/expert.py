@@ -179,6 +179,14 @@ def _curve(start: np.ndarray, middle: np.ndarray, end: np.ndarray, points: int =
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
 
 
+def disturbed(plan: Motion, generator: np.random.Generator) -> Motion:
+    """The motion with an end that lies 20 to 80 mm off, most of it sideways, and within 15 mm in height."""
+    angle, size = 2 * np.pi * generator.uniform(), generator.uniform(0.02, 0.08)
+    offset = np.array([size * np.cos(angle), size * np.sin(angle), generator.uniform(-0.015, 0.015)])
+    along = np.linspace(0.0, 1.0, len(plan.path))[:, None]
+    return dataclasses.replace(plan, path=plan.path + along**2 * offset)
+
+
 def actions(plan: Motion, gripper: float, style: Style, nudge: Float[np.ndarray, "3"] | None) -> Iterator[np.ndarray]:
     """The action of every control step: x, y, z of the end effector and the gripper's opening, float32.
 

@@ -23,11 +23,16 @@ class Primitive:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A named sequence of tasks: "open", "close", "press", "red>mat", "red>drawer", "blue>mat", "blue>drawer"."""
+    """A named sequence of tasks: "open", "close", "press", "red>mat", "red>drawer", "blue>mat", "blue>drawer".
+
+    `skipped`: events at the beginning that are performed before the episode starts, the last of them with a disturbed
+    end: the recovery mixture of WALL-WM section 2, step 8.
+    """
 
     name: str
     caption: str
     tasks: tuple[str, ...]
+    skipped: int = 0
 
     @property
     def initial_opening(self) -> tuple[float, float]:
@@ -40,7 +45,16 @@ class Program:
 
     @property
     def primitives(self) -> tuple[Primitive, ...]:
-        """The events, in order."""
+        """The events of an episode, in order."""
+        return self._all[self.skipped :]
+
+    @property
+    def beforehand(self) -> tuple[Primitive, ...]:
+        """The events that are over when the episode starts."""
+        return self._all[: self.skipped]
+
+    @property
+    def _all(self) -> tuple[Primitive, ...]:
         return tuple(primitive for task in self.tasks for primitive in task_primitives(task))
 
 
@@ -230,7 +244,14 @@ LONG_PROGRAMS = tuple(Program(*row) for row in _LONG)
 SHORT_PROGRAMS = tuple(Program(*row) for row in _SHORT)
 TOUR_PROGRAMS = tuple(Program(*row) for row in _TOUR)
 UNSEEN_PROGRAMS = tuple(Program(*row) for row in _UNSEEN)
-RECORDED_PROGRAMS = (*LONG_PROGRAMS, *SHORT_PROGRAMS, *TOUR_PROGRAMS)
+RECOVERY_PROGRAMS = tuple(
+    Program(f"{name}_{colour}_{target}", f"put the {colour} puck {place}", (f"{colour}>{target}",), skipped)
+    for colour in COLOURS
+    for target, place in (("mat", "on the mat"), ("drawer", "in the open drawer"))
+    for name, skipped in (("grasp", 1), ("place", 4))
+)
+"""Picking and placing from the grasp on, and from the placing on."""
+RECORDED_PROGRAMS = (*LONG_PROGRAMS, *SHORT_PROGRAMS, *TOUR_PROGRAMS, *RECOVERY_PROGRAMS)
 """Those that training may see; the unseen ones are for evaluation alone."""
 
 

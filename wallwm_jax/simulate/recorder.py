@@ -15,7 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.simulate import lerobot_writer
 from wallwm_jax.simulate.plans import text_plan_lines
-from wallwm_jax.simulate.programs import LONG_PROGRAMS, SHORT_PROGRAMS, TOUR_PROGRAMS, UNSEEN_PROGRAMS, program
+from wallwm_jax.simulate.programs import (
+    LONG_PROGRAMS,
+    RECOVERY_PROGRAMS,
+    SHORT_PROGRAMS,
+    TOUR_PROGRAMS,
+    UNSEEN_PROGRAMS,
+    program,
+)
 from wallwm_jax.simulate.recording import EpisodeFailed, Recording
 from wallwm_jax.simulate.stock_experts import CAPTIONS, check_task, record_stock_episode
 
@@ -67,6 +74,15 @@ def tours_unseen_plan(episodes: int = 200) -> list[PlannedEpisode]:
     return tours_plan(episodes) + unseen_plan()
 
 
+def scenes_plan(episodes: int = 600) -> list[PlannedEpisode]:
+    """Many scenes: as many short programs as recovery starts, each in a scene of its own, and a tour for every six of
+    them; then 16 unseen episodes. Where things can be is what takes most scenes to learn."""
+    tours, short = episodes // 7, (episodes - episodes // 7 + 1) // 2
+    rows = _plan(TOUR_PROGRAMS, tours, round(0.12 * tours), 10_000)
+    rows += _plan(SHORT_PROGRAMS, short, round(0.12 * short), 20_000)
+    return rows + _plan(RECOVERY_PROGRAMS, episodes - tours - short, 0, 30_000) + unseen_plan()
+
+
 def _plan(programs: Sequence, count: int, held_out: int, first_seed: int) -> list[PlannedEpisode]:
     """Programs in turn; the last `held_out` seeds are the held-out split."""
     return [
@@ -92,13 +108,14 @@ PLANS: dict[str, Callable[..., list[PlannedEpisode]]] = {
     "tours": tours_plan,
     "unseen": unseen_plan,
     "tours_unseen": tours_unseen_plan,
+    "scenes": scenes_plan,
     "stock": stock_plan,
 }
 
-FREE_LENGTH = ("tabletop", "tours", "unseen", "tours_unseen")
-"""Plans that take a number of episodes (`tours_unseen`: of tours)."""
+FREE_LENGTH = ("tabletop", "tours", "unseen", "tours_unseen", "scenes")
+"""Plans that take a number of episodes (`tours_unseen` and `scenes`: without the unseen ones)."""
 
-TEXT_PLANS = {"tours_unseen": 4_000}
+TEXT_PLANS = {"tours_unseen": 4_000, "scenes": 4_000}
 """How many plans in words a recording plan adds to its dataset."""
 TEXT_PLANS_PATH, TEXT_PLANS_SEED = "meta/plans.jsonl", 0
 
