@@ -19,6 +19,7 @@ CORE = [
     "numpy>=2.0",
     "pyarrow>=17",
     "av>=14",
+    "tokenizers>=0.21",
     "absl-py>=2.1",
     "rich>=13",
     "jaxtyping>=0.3",
