@@ -102,7 +102,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
         config.stages.adaptation.objective[part] = config.stages[part].objective
 
     config.evaluate = ml_collections.ConfigDict()
-    config.evaluate.video_steps = 3
+    config.evaluate.video_steps = 1
     config.evaluate.action_steps = 5
     config.evaluate.samples = 8
     config.evaluate.buckets = (3, config.data.max_latent_frames)

@@ -37,7 +37,7 @@ class KnownFlow:
     def encode_text(self, text, text_mask):
         return text_mask[..., None].astype(jnp.float32)
 
-    def video(self, batch, noisy, keyframes, time, text_features, text_mask, sight_cones):
+    def video(self, batch, noisy, keyframes, time, text_features, text_mask, sketch, sight_cones):
         assert sight_cones is False
         self.calls.append("video")
         anchor = batch.anchor_positions[:, 0]
@@ -52,7 +52,13 @@ class KnownFlow:
         return (noisy - end) / jnp.maximum(at, 1e-6), features
 
     def read_keyframes(self, batch, text_features, text_mask):
-        return text_mask.sum(axis=2)[..., None] / 100.0
+        return text_mask.sum(axis=2)[..., None] / 100.0, None
+
+    def waypoints(self, batch, text_features, text_mask):
+        return None
+
+    def sketch(self, batch, observed, waypoints):
+        return None
 
     def action(self, batch, noisy, time, found, features):
         self.calls.append("action")

@@ -60,7 +60,8 @@ def _empty(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, n
         frame_segment_ids=ids(b, f), frame_positions=ids(b, f), frame_times=noise(size=(b, f)).astype("f"),
         frame_mask=flags(b, f), view_mask=flags(b, f, v), border_mask=np.ones((b, f, v, CELLS, CELLS), bool),
         intrinsics=np.zeros((b, f, v, 3, 3), "f"), extrinsics=np.zeros((b, f, v, 4, 4), "f"),
-        camera_mask=flags(b, f, v), actions=noise(size=(b, a, 26)).astype("f"), action_segment_ids=ids(b, a),
+        camera_mask=flags(b, f, v), effectors=noise(size=(b, f, 4, 2, 3)).astype("f"),
+        effector_mask=flags(b, f, 4, 2), actions=noise(size=(b, a, 26)).astype("f"), action_segment_ids=ids(b, a),
         action_positions=ids(b, a), action_times=noise(size=(b, a)).astype("f"), action_mask=flags(b, a),
         dof_mask=flags(b, s, 26), state=noise(size=(b, s, 26)).astype("f"), text=ids(b, s, LENGTH),
         text_mask=flags(b, s, LENGTH), segment_mask=flags(b, s), event_steps=ids(b, s), truncated=flags(b, s),
@@ -161,7 +162,9 @@ class Micro:
         latents = self.apply(params, batch.frames, method="encode_frames")
         observed = self.apply(params, batch, latents, method="keyframes")
         text = self.apply(params, batch.text, batch.text_mask, method="encode_text")
-        inputs = (noises["noisy_video"], observed, noises["video_time"], text, batch.text_mask, sight_cones)
+        waypoints = self.apply(params, batch, text, batch.text_mask, method="waypoints")
+        sketch = self.apply(params, batch, observed, waypoints, method="sketch")
+        inputs = (noises["noisy_video"], observed, noises["video_time"], text, batch.text_mask, sketch, sight_cones)
         return self.apply(params, batch, *inputs, method="video")
 
 

@@ -81,7 +81,7 @@ def test_the_reader_sees_the_present(micro, inputs):
 
     def found(frames):
         changed = batch._replace(frames=frames)
-        return np.asarray(micro.apply(micro.params, changed, text, batch.text_mask, method="read_keyframes"))[0, 0]
+        return np.asarray(micro.apply(micro.params, changed, text, batch.text_mask, method="read_keyframes")[0])[0, 0]
 
     past, present = batch.frames.copy(), batch.frames.copy()
     past[0], past[0, HISTORY, -1] = 255 - past[0], batch.frames[0, HISTORY, -1]

@@ -108,15 +108,19 @@ def test_the_action_loss_reaches_the_branch_through_the_latents():
     time = jnp.full((2, 1, 2), 0.5)
     frames = world.apply({"params": own}, batch.frames, method="encode_frames")
     keyframes = world.apply({"params": own}, batch, frames, method="keyframes")
+    # No gradient passes through a sketch: it is the same for all texts here.
+    given = world.apply({"params": own}, batch.text, batch.text_mask, method="encode_text"), batch.text_mask
+    waypoints = world.apply({"params": own}, batch, *given, method="waypoints")
+    sketch = world.apply({"params": own}, batch, keyframes, waypoints, method="sketch")
 
     @jax.jit
     def loss(branch):
         whole = {**parameters, "staircase": branch}
         found, _ = call("condition_by_latents", call("think", latents_of, parameters=whole), parameters=whole)
         text, mask = jnp.stack([found, found], 1), batch.segment_mask[..., None] & jnp.ones((1, 1, LETTERS), bool)
-        video = (batch, frames, keyframes, time[:, 0], text, mask)
+        video = (batch, frames, keyframes, time[:, 0], text, mask, sketch)
         _, features = world.apply({"params": own}, *video, method="video")
-        read = world.apply({"params": own}, batch, text, mask, method="read_keyframes")
+        read, _ = world.apply({"params": own}, batch, text, mask, method="read_keyframes")
         predicted = world.apply({"params": own}, batch, noisy, time, read, features, method="action")
         valid = action_loss_mask(batch)[:, None]
         return jnp.sum(jnp.where(valid, (predicted - noisy + batch.actions[:, None]) ** 2, 0.0)) / jnp.sum(valid)

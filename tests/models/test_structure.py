@@ -59,9 +59,10 @@ def test_scan_equals_a_loop(micro, inputs):
     def tokens_and_contexts(module):
         latents = module.encode_frames(batch.frames)
         text = module.encode_text(batch.text, batch.text_mask)
-        given = (batch, noises["noisy_video"], latents, noises["video_time"], text, batch.text_mask, False)
+        sketch = module.sketch(batch, latents, module.waypoints(batch, text, batch.text_mask))
+        given = (batch, noises["noisy_video"], latents, noises["video_time"], text, batch.text_mask, sketch, False)
         video, (video_context, _) = module._video_inputs(*given)
-        found = module.read_keyframes(batch, text, batch.text_mask)
+        found, _ = module.read_keyframes(batch, text, batch.text_mask)
         given = (batch, noises["noisy_action"], noises["action_time"], found)
         action, (action_context, _) = module._action_inputs(*given)
         contexts = (video_context, action_context)

@@ -84,7 +84,7 @@ def test_two_passes_equal_the_joint_pass(micro, inputs, helpers):
     def separately(params):
         video, features = micro.video(params, batch, noises)
         text = micro.apply(params, batch.text, batch.text_mask, method="encode_text")
-        found = micro.apply(params, batch, text, batch.text_mask, method="read_keyframes")
+        found, _ = micro.apply(params, batch, text, batch.text_mask, method="read_keyframes")
         inner = (batch, noises["noisy_action"], noises["action_time"], found, features)
         return video, micro.apply(params, *inner, method="action")
 

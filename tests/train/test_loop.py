@@ -1,5 +1,7 @@
 """What a stage may start from and go on with."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,6 +43,18 @@ def test_stage_2_starts_from_the_averages_of_a_finished_stage_1(tmp_path):
     found = starting_parameters(stage_of("action"), tmp_path, RECORDS, fresh)
     np.testing.assert_array_equal(found["video"]["weight"], np.full((2, 3), -2.0))
     np.testing.assert_array_equal(found["action"]["weight"], np.full(4, 3.0))
+
+
+def test_a_part_may_start_as_a_copy_of_another(tmp_path):
+    """Stage 2's keyframe reader starts as stage 1 left the waypoints', which itself stays; without one all is kept."""
+    reader = {"waypoint_head": {"keyframe_reader": {"weight": jnp.ones(2)}, "other": jnp.zeros(1)}}
+    action = {"keyframe_reader": {"weight": jnp.zeros(2)}, "head": jnp.zeros(3)}
+    stage = dataclasses.replace(stage_of("action"), starts_from=None)
+    found = starting_parameters(stage, tmp_path, RECORDS, {"video": reader, "action": action})
+    np.testing.assert_array_equal(found["action"]["keyframe_reader"]["weight"], np.ones(2))
+    assert found["action"]["head"] is action["head"] and found["video"] is reader
+    bare = {"video": {"weight": jnp.zeros(2)}, "action": {"weight": jnp.zeros(2)}}
+    assert starting_parameters(stage, tmp_path, RECORDS, bare) is bare
 
 
 def test_stage_2_refuses_what_is_missing_unfinished_or_other(tmp_path):

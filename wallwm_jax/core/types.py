@@ -120,6 +120,10 @@ class EventBatch(NamedTuple):
     """World to camera, OpenCV axes, metres, at the slot's last raw frame."""
     camera_mask: Bool[np.ndarray, "B F V"]
     """Whether intrinsics and extrinsics are known; an unknown camera is never masked out by sight cones."""
+    effectors: Float[np.ndarray, "B F R 2 3"]
+    """Positions of the left and right end effector at every raw frame, metres, world frame: labels of waypoints."""
+    effector_mask: Bool[np.ndarray, "B F R 2"]
+    """Whether that is known."""
     actions: Float[np.ndarray, "B A 26"]
     """Targets relative to the anchor's pose, normalised to [-1, 1]; slot k is commanded k steps after the anchor."""
     action_segment_ids: Int[np.ndarray, "B A"]

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Int
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
+from wallwm_jax.core.types import POSITION, UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.sampling import Draw, EventSampler
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
+from wallwm_jax.data.transforms import ARMS
 from wallwm_jax.data.windows import Window, frame_indices, make_window, observed_indices
 
 POOL_BATCHES = 64
@@ -150,6 +151,8 @@ def empty_batch(curated: CuratedDataset, rows: int, settings: LoaderSettings) ->
         intrinsics=eye[0],
         extrinsics=eye[1],
         camera_mask=masks(slots, views),
+        effectors=numbers(slots, FRAMES_PER_LATENT, len(ARMS), 3),
+        effector_mask=masks(slots, FRAMES_PER_LATENT, len(ARMS)),
         actions=numbers(actions, UNIFIED_DIMENSION),
         action_segment_ids=integers(actions),
         action_positions=integers(actions),
@@ -199,6 +202,12 @@ def _write_video(
     batch.intrinsics[place] = cameras.intrinsics[sources[:, -1]]
     batch.extrinsics[place] = cameras.extrinsics[sources[:, -1]]
     batch.camera_mask[place] = cameras.known
+    state = curated.state(window.episode)
+    poses = state[np.minimum(sources, len(state) - 1)]
+    for arm, part in enumerate(ARMS):
+        known = curated.embodiment.dof_mask[part][POSITION].all()
+        batch.effectors[place][..., arm, :] = poses[..., part][..., POSITION] if known else 0.0
+        batch.effector_mask[place][..., arm] = known
 
 
 def _write_actions(

@@ -224,6 +224,8 @@ def _batch(given: _Rows, embodiment: Embodiment, settings: WindowSettings | Chun
         intrinsics=np.broadcast_to(np.eye(3, dtype=np.float32), (rows, bucket, views, 3, 3)),
         extrinsics=np.broadcast_to(np.eye(4, dtype=np.float32), (rows, bucket, views, 4, 4)),
         camera_mask=np.zeros((rows, bucket, views), bool),
+        effectors=np.zeros((rows, bucket, FRAMES_PER_LATENT, 2, 3), np.float32),
+        effector_mask=np.zeros((rows, bucket, FRAMES_PER_LATENT, 2), bool),
         actions=np.zeros((rows, len(actions), UNIFIED_DIMENSION), np.float32),
         action_segment_ids=action_mask.astype(np.int32),
         action_positions=np.where(action_mask, actions, 0).astype(np.int32),

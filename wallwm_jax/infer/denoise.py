@@ -88,7 +88,7 @@ def observe(
     observed = jnp.where(batch.view_mask[:, :observed_slots, :, None, None, None], observed, 0.0)
     # Features of masked tokens must not matter, whoever made them.
     features = jnp.where(text.mask[..., None], text.features, 0.0)
-    found = model.apply(variables, batch, features, text.mask, method="read_keyframes")
+    found, _ = model.apply(variables, batch, features, text.mask, method="read_keyframes")
     given = Condition(observed, features, text.mask, found)
     channel = _observed_channel(given, batch.frame_mask.shape[1])
     log_steps = model.apply(variables, batch, channel, features, text.mask, method="duration")
@@ -118,9 +118,12 @@ def video_step(
     clean latents, as in training."""
     channel = _observed_channel(given, sample.shape[1])
     sample = jnp.where(batch.observed_mask[..., None, None, None, None], channel, sample)
+    variables = {"params": parameters}
+    waypoints = model.apply(variables, batch, given.text_features, given.text_mask, method="waypoints")
+    sketch = model.apply(variables, batch, channel, waypoints, method="sketch")
     velocity, features = model.apply(
-        {"params": parameters}, batch, sample, channel, jnp.full(batch.segment_mask.shape, now),
-        given.text_features, given.text_mask, False, method="video",
+        variables, batch, sample, channel, jnp.full(batch.segment_mask.shape, now), given.text_features,
+        given.text_mask, sketch, False, method="video",
     )  # fmt: skip
     return sample + (following - now) * velocity, features
 

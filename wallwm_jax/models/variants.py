@@ -17,6 +17,7 @@ class Variant:
       cells: latent cells h = w; learned places of the duration head depend on it.
       patch: patch side in latent cells.
       reader: channels of the convolutions by which captions read keyframes, each of stride 2; none: no such reading.
+      arms: whose waypoints a reader tells (0 left, 1 right).
       reads: places that a caption asks for in every view.
       prediction: what the video head predicts: "velocity", or "clean" latents (what is gone from the keyframe, and what
         came).
@@ -43,6 +44,7 @@ class Variant:
     cells: int
     patch: int = 2
     reader: tuple[int, ...] = ()
+    arms: tuple[int, ...] = (0, 1)
     reads: int = 4
     codec: HaarCodec | None = None
     prediction: str = "velocity"
@@ -77,8 +79,8 @@ VARIANTS: Mapping[str, Variant] = {
     "tiny": Variant(
         layers=4, embed=192, heads=4, mlp=768, action_embed=128, action_heads=4, action_mlp=320,
         text_layers=2, text_embed=128, text_heads=4, text_mlp=256, vocabulary=259, duration_embed=64,
-        channels=96, cells=12, patch=3, reader=(16, 32, 64), codec=_TINY_CODEC, prediction="clean", frequency=128,
-        max_latent_frames=16,
+        channels=96, cells=12, patch=3, reader=(16, 32, 64), arms=(1,), codec=_TINY_CODEC, prediction="clean",
+        frequency=128, max_latent_frames=16,
     ),
     "wan2.1-1.3b": Variant(
         layers=30, embed=1536, heads=12, mlp=8960, action_embed=768, action_heads=12, action_mlp=2048,

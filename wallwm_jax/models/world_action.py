@@ -20,6 +20,7 @@ from wallwm_jax.nn.layers import gather_segments
 from wallwm_jax.nn.text_encoder import TextEncoder
 from wallwm_jax.nn.towers import towers
 from wallwm_jax.nn.video_dit import VIDEO_MODULATIONS, VideoContext, VideoTower, patchify
+from wallwm_jax.nn.waypoints import Sketch, Waypoints, known_arms, moments_of, moved_pictures, waypoint_maps
 
 
 class WorldAction(nn.Module):
@@ -49,6 +50,7 @@ class WorldAction(nn.Module):
         pairs = row.embed // row.heads // 2
         video = shared | _heads(row.embed, row.heads) | {"embed": row.embed, "mlp": row.mlp}
         video |= {"modulation": VIDEO_MODULATIONS, "view_rotation": positions.view_rotation_size(pairs)}
+        video |= {"query": row.reads}
         action = shared | _heads(row.action_embed, row.action_heads) | {"embed": row.embed, "mlp": row.action_mlp}
         action |= {"action_embed": row.action_embed, "modulation": action_dit.ACTION_MODULATIONS, "query": row.reads}
         text = _heads(row.text_embed, row.text_heads) | {"text_embed": row.text_embed, "mlp": row.text_mlp}
@@ -57,9 +59,12 @@ class WorldAction(nn.Module):
         duration = shared | _heads(width, 4) | {"embed": width, "mlp": 2 * width, "output": 1}
         duration["position"] = (row.cells // row.patch) ** 2
 
+        arms = len(row.arms) if row.reader else 0
         predicted = row.channels + (row.prediction == "clean")
         self.text_encoder = TextEncoder(row.text_layers, text, self.dtype)
-        self.video_tower = VideoTower(video, row.channels, row.patch, predicted, self.dtype, name="video")
+        sketched = arms * row.codec.group + row.channels if arms else 0
+        tower = (video, row.channels, row.patch, predicted, row.reader, arms, sketched, self.dtype)
+        self.video_tower = VideoTower(*tower, name="video")
         self.action_tower = action_dit.ActionTower(action, row.reader, self.dtype, name="action")
         self.duration_head = DurationHead(duration, self.dtype, name="duration")
         options = {"cross_view": self.cross_view, "remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
@@ -79,12 +84,14 @@ class WorldAction(nn.Module):
         observed = self.keyframes(batch, self.encode_frames(batch.frames) if latents is None else latents)
         text = self.encode_text(batch.text, batch.text_mask)
         noisy_video = self._with_keyframes(batch, noisy_video, observed)
-        video, context = self._video_inputs(batch, noisy_video, observed, video_time, text, batch.text_mask, False)
-        found = self.read_keyframes(batch, text, batch.text_mask)
+        sketch = self.sketch(batch, observed, self.waypoints(batch, text, batch.text_mask))
+        given = (video_time, text, batch.text_mask, sketch)
+        video, context = self._video_inputs(batch, noisy_video, observed, *given, False)
+        found, _ = self.read_keyframes(batch, text, batch.text_mask)
         action, action_context = self._action_inputs(batch, noisy_action, action_time, found)
         (video, action), _ = self.blocks((video, action), None, context[0], action_context[0])
         return (
-            self._video_velocity(batch, video, context[1], noisy_video, observed, video_time),
+            self._video_velocity(batch, video, context[1], noisy_video, observed, video_time, sketch),
             self._action_velocity(batch, action, action_context[1], noisy_action, action_time),
             self.duration(batch, observed, text, batch.text_mask),
         )
@@ -115,35 +122,72 @@ class WorldAction(nn.Module):
         time: Float[Array, "B S"],
         text_features: Float[Array, "B S L text_embed"],
         text_mask: Bool[Array, "B S L"],
+        sketch: Sketch | None,
         sight_cones: bool = False,
     ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "layers B F V n embed"]]:
         """Velocity (fp32) and every block's output. Observed slots enter clean, whatever `noisy` holds there (as
-        Wan2.2-TI2V). `sight_cones` restricts cross-view attention by the cameras' calibration (training only)."""
+        Wan2.2-TI2V). `sketch` is that of the waypoints, None without a reader. `sight_cones` restricts cross-view
+        attention by the cameras' calibration (training only)."""
         noisy = self._with_keyframes(batch, noisy, observed)
-        tokens, context = self._video_inputs(batch, noisy, observed, time, text_features, text_mask, sight_cones)
+        given = (time, text_features, text_mask, sketch)
+        tokens, context = self._video_inputs(batch, noisy, observed, *given, sight_cones)
         (tokens, _), features = self.blocks((tokens, None), None, context[0], None)
-        return self._video_velocity(batch, tokens, context[1], noisy, observed, time), features
+        return self._video_velocity(batch, tokens, context[1], noisy, observed, time, sketch), features
 
     def read_keyframes(
         self,
         batch: EventBatch,
         text_features: Float[Array, "B S L text_embed"],
         text_mask: Bool[Array, "B S L"],
-    ) -> Float[Array, "B S action_embed"]:
+    ) -> tuple[Float[Array, "B S action_embed"], Float[Array, "B S V query h2 w2"] | None]:
         """Where in the current observation, the anchor's last raw frame, is what a caption names, as a part of the
-        event's state token; 0 without a reader.
+        event's state token; and the logits of the cells looked at. 0 and None without a reader.
 
         Ours: the paper's actions know of the scene what the patches of a pretrained video tower tell them. The reader
         sees finer cells and learns from the actions themselves.
         """
+        shape = batch.segment_mask.shape
         if not self.variant.reader:
-            return jnp.zeros((*batch.segment_mask.shape, self.variant.action_embed))
-        pictures, known = _of_anchors(batch, batch.frames[:, :, -1])
-        real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
-        shown = text_mask & batch.segment_mask[..., None]
-        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, text_features, shown)
-        found = self.action_tower.keyframe_reader(*(part.reshape(-1, *part.shape[2:]) for part in given))
-        return found.reshape(*batch.segment_mask.shape, -1)
+            return jnp.zeros((*shape, self.variant.action_embed)), None
+        reading = self.action_tower.keyframe_reader(*self._asked(batch, text_features, text_mask))
+        found = self.action_tower.found(reading)
+        return found.reshape(*shape, -1), reading.logits.reshape(*shape, *reading.logits.shape[1:])
+
+    def waypoints(
+        self,
+        batch: EventBatch,
+        text_features: Float[Array, "B S L text_embed"],
+        text_mask: Bool[Array, "B S L"],
+    ) -> Waypoints | None:
+        """Where the effectors will be, told by the current observation, the caption, the state and the event's length;
+        None without a reader."""
+        if not self.variant.reader:
+            return None
+        asked = self._asked(batch, text_features, text_mask)
+        state = jnp.concatenate([jnp.where(batch.dof_mask, batch.state, 0.0), batch.dof_mask.astype(jnp.float32)], -1)
+        moments = moments_of(batch)
+        return self.video_tower.waypoint_head(*asked, state, batch.frame_segment_ids, moments)
+
+    def sketch(
+        self, batch: EventBatch, observed: Float[Array, "B F V h w C"], waypoints: Waypoints | None
+    ) -> Sketch | None:
+        """What the video tower sees of waypoints, in the slots that are to be generated; None without them. No gradient
+        reaches the waypoints."""
+        if waypoints is None:
+            return None
+        waypoints, ids = jax.lax.stop_gradient(waypoints), batch.frame_segment_ids
+        real = _real_views(batch) & ~batch.observed_mask[..., None]
+        shown = real[..., None] & gather_segments(known_arms(batch, self.variant.arms), ids)[:, :, None]
+        maps = waypoint_maps(waypoints, shown, observed.shape[3:5])
+        pictures = gather_segments(_of_anchors(batch, batch.frames[:, :, -1])[0], ids)
+        now = gather_segments(_of_anchors(batch, waypoints.places[:, :, -1])[0], ids)
+        moved = moved_pictures(pictures, waypoints.places - now[:, :, None])
+        # [B F R V arm H W 3]: the frames of a view and arm are one group.
+        groups = jnp.moveaxis(moved, 2, 4).astype(jnp.float32) / 127.5 - 1.0
+        latents = jnp.moveaxis(self._codec().encode_groups(groups), 3, 5)
+        latents = jnp.where(shown[:, :, :, None, None, :, None], latents, 0.0)
+        painted = self.video_tower.painter(self._anchors_of_slots(batch, observed), latents, maps)
+        return Sketch(maps, jnp.where(real[..., None, None, None], painted, 0.0))
 
     def action(
         self,
@@ -173,10 +217,24 @@ class WorldAction(nn.Module):
         steps = self.duration_head(patches, real, text_features, text_mask, batch.state, batch.dof_mask)
         return jnp.where(batch.segment_mask, steps, 0.0)
 
+    def _asked(self, batch, text_features, text_mask):
+        """What a keyframe reader reads of every event: pictures and their mask, caption and its mask; N = B * S."""
+        pictures, known = _of_anchors(batch, batch.frames[:, :, -1])
+        real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
+        shown = text_mask & batch.segment_mask[..., None]
+        given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, text_features, shown)
+        return [part.reshape(-1, *part.shape[2:]) for part in given]
+
     def _codec(self):
         if self.variant.codec is None:
             raise InputError("variant.codec", None, "a codec: this variant takes latents only")
         return self.variant.codec
+
+    def _anchors_of_slots(self, batch, observed):
+        """Every slot's own anchor's latents."""
+        own_anchor = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
+        own_anchor = (own_anchor & _anchor_slots(batch)[:, None, :]).astype(jnp.float32)
+        return jnp.einsum("bfg,bgx->bfx", own_anchor, observed.reshape(*observed.shape[:2], -1)).reshape(observed.shape)
 
     def _with_keyframes(self, batch: EventBatch, noisy: Array, observed: Array) -> Array:
         return jnp.where(_observed_slots(batch)[:, :, None, None, None, None], observed, noisy)
@@ -184,7 +242,7 @@ class WorldAction(nn.Module):
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self.variant.patch, width // self.variant.patch
 
-    def _video_inputs(self, batch, noisy, observed, time, text, text_mask, sight_cones):
+    def _video_inputs(self, batch, noisy, observed, time, text, text_mask, sketch, sight_cones):
         """Tokens, and (the blocks' context, the slots' time embedding)."""
         rows, slots, views, height, width, _ = noisy.shape
         grid, row = self._grid(height, width), self.variant
@@ -208,19 +266,17 @@ class WorldAction(nn.Module):
             text_segments=batch.frame_segment_ids,
             text_mask=attention_mask(readable.reshape(rows * slots, 1, -1)),
         )
-        return self.video_tower.embed(noisy, observed, _observed_slots(batch)), (context, embedding)
+        return self.video_tower.embed(noisy, observed, _observed_slots(batch), sketch), (context, embedding)
 
-    def _video_velocity(self, batch, tokens, embedding, noisy, observed, time):
+    def _video_velocity(self, batch, tokens, embedding, noisy, observed, time, sketch):
         predicted = self.video_tower.predict(tokens, embedding, self._grid(*noisy.shape[3:5]))
         if self.variant.prediction == "velocity":
             return predicted
-        own_anchor = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
-        own_anchor = (own_anchor & _anchor_slots(batch)[:, None, :]).astype(jnp.float32)
-        anchor = jnp.einsum("bfg,bgx->bfx", own_anchor, observed.reshape(*observed.shape[:2], -1))
+        base = self._anchors_of_slots(batch, observed) if sketch is None else sketch.painted
         slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]
         # How much of the anchor's cell is gone: what moves away need not be drawn with the opposite sign.
         change, gone = predicted[..., :-1], predicted[..., -1:]
-        clean = (1.0 - gone) * anchor.reshape(observed.shape) + change
+        clean = (1.0 - gone) * base + change
         return velocity_of_clean(noisy, clean, slot_time, self.variant.min_time)
 
     def _action_inputs(self, batch, noisy, time, found):

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend
-from wallwm_jax.nn.keyframe_reader import KeyframeReader
+from wallwm_jax.nn.keyframe_reader import KeyframeReader, ReadingEmbedding
 from wallwm_jax.nn.layers import (
     GatedFeedForward,
     Linear,
@@ -125,7 +125,8 @@ class ActionTower(nn.Module):
         self.input = Linear("dof -> action_embed @adamw", masked, dtype=self.dtype)
         self.state = Linear("dof -> action_embed @adamw", masked, dtype=self.dtype)
         if self.reader:
-            self.keyframe_reader = KeyframeReader(sizes, self.reader, self.dtype)
+            self.keyframe_reader = KeyframeReader(sizes, tuple(self.reader), self.dtype)
+            self.found = ReadingEmbedding("action_embed", sizes, self.dtype)
         self.time = TimeModulation("action_embed", sizes)
         self.frame = parameter(self, "frame", "[position] action_embed", sizes, normal(0.02))
         self.clock = Linear("frequency -> action_embed @adamw", sizes, bias=None)

@@ -5,29 +5,38 @@ than a patch of the video tower and return the places that they found.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from wallwm_jax.nn.layers import Linear, layer_norm
+from wallwm_jax.nn.layers import Linear, layer_norm, neighbourhoods
 from wallwm_jax.nn.parameters import normal, parameter
 
 WIDTH = 32
 """Of queries and keys."""
-WINDOW = 3
-"""Side of a convolution's window; its stride is 2."""
 CYCLES = (0.25, 0.5, 1.0, 2.0)
 """Cycles an image of a place's sines and cosines."""
+
+
+class Reading(NamedTuple):
+    """What the caption found in the pictures of N events."""
+
+    found: Float[Array, "N V query place"]
+    """Mean place of what every query looked at: row and column in [-1, 1], and their sines and cosines; 0 in an absent
+    view."""
+    caption: Float[Array, "N head_dim"]
+    logits: Float[Array, "N V query h w"]
+    """Of the cells that a query may look at, fp32."""
 
 
 class KeyframeReader(nn.Module):
     """Strided convolutions over every view, and queries from the caption that attend over their cells.
 
     Attributes:
-      sizes: must give action_embed, text_embed, view, query (reads a view).
+      sizes: must give text_embed, view, query (reads a view).
       widths: channels of every convolution; each halves the picture's side.
     """
 
@@ -42,31 +51,28 @@ class KeyframeReader(nn.Module):
         view_mask: Bool[Array, "N V"],
         text: Float[Array, "N L text_embed"],
         text_mask: Bool[Array, "N L"],
-    ) -> Float[Array, "N action_embed"]:
-        """What was found, all views together; pixels in [-1, 1]. An absent view finds nothing; without a caption the
-        queries are the same for every event."""
-        cells, places = self._cells(pictures)
+    ) -> Reading:
+        """Pixels in [-1, 1]. An absent view finds nothing; without a caption the queries are the same for every
+        event."""
+        cells = self._cells(pictures)
+        rows, columns = cells.shape[2:4]
+        cells = cells.reshape(*cells.shape[:2], rows * columns, -1)
         caption = self._caption(text, text_mask)
         query = self._queries(caption)
         key = self._by_view("key", cells)
-        scores = jnp.einsum("nvmd,nvcd->nvmc", query, key) * query.shape[-1] ** -0.5
-        found = jnp.einsum("nvmc,cd->nvmd", jax.nn.softmax(scores.astype(jnp.float32), -1), places)
+        scores = (jnp.einsum("nvmd,nvcd->nvmc", query, key) * query.shape[-1] ** -0.5).astype(jnp.float32)
+        found = jnp.einsum("nvmc,cd->nvmd", jax.nn.softmax(scores, -1), _places(rows, columns))
         found = jnp.where(view_mask[..., None, None], found, 0.0)
-        sizes = {**self.sizes, "window": found.shape[-1], "head_dim": WIDTH}
-        hidden = Linear("view query window -> action_embed @adamw", sizes, dtype=self.dtype, name="hidden")(found)
-        hidden = hidden + Linear("head_dim -> action_embed @adamw", sizes, bias=None, name="asked")(caption)
-        hidden = nn.gelu(hidden)
-        return Linear("action_embed -> action_embed @adamw", sizes, dtype=self.dtype, name="output")(hidden)
+        return Reading(found, caption, scores.reshape(*scores.shape[:3], rows, columns))
 
-    def _cells(self, pictures: Array) -> tuple[Float[Array, "N V cells stem"], Float[Array, "cells place"]]:
-        """Normalised features of every cell, and its place in the picture; fp32."""
+    def _cells(self, pictures: Array) -> Float[Array, "N V h w stem"]:
+        """Normalised features of every cell, fp32."""
         x = pictures.reshape(-1, *pictures.shape[2:]).astype(self.dtype)
         for index, width in enumerate(self.widths):
-            windows = _windows(x)
+            windows = neighbourhoods(x, 2)
             sizes = {"window": windows.shape[-1], "stem": width}
             x = nn.gelu(Linear("window -> stem @adamw", sizes, dtype=self.dtype, name=f"convolution{index}")(windows))
-        _, rows, columns, width = x.shape
-        return layer_norm(x).reshape(*pictures.shape[:2], rows * columns, width), _places(rows, columns)
+        return layer_norm(x).reshape(*pictures.shape[:2], *x.shape[1:])
 
     def _caption(self, text: Array, text_mask: Array) -> Float[Array, "N head_dim"]:
         """What the caption says, each number from the token that says it loudest; 0 without a caption. A mean over the
@@ -89,13 +95,25 @@ class KeyframeReader(nn.Module):
         return jnp.einsum("nvcs,svd->nvcd", cells, weight)
 
 
-def _windows(x: Float[Array, "N H W C"]) -> Float[Array, "N h w values"]:
-    """The 3 x 3 neighbourhoods of every second pixel, zero outside the picture."""
-    x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    height, width = x.shape[1] - WINDOW + 1, x.shape[2] - WINDOW + 1
-    # Slices and one matrix product: XLA's CPU backend has no fast path for a strided convolution's gradients.
-    parts = [x[:, i : i + height : 2, j : j + width : 2] for i in range(WINDOW) for j in range(WINDOW)]
-    return jnp.concatenate(parts, -1)
+class ReadingEmbedding(nn.Module):
+    """A reading as one vector an event, all views together.
+
+    Attributes:
+      axis: the name of the vector's axis.
+      sizes: must give it, view, query.
+    """
+
+    axis: str
+    sizes: Mapping[str, int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, reading: Reading) -> Float[Array, "N width"]:
+        axis, found, caption = self.axis, reading.found, reading.caption
+        sizes = {**self.sizes, "window": found.shape[-1], "head_dim": caption.shape[-1]}
+        hidden = Linear(f"view query window -> {axis} @adamw", sizes, dtype=self.dtype, name="hidden")(found)
+        hidden = hidden + Linear(f"head_dim -> {axis} @adamw", sizes, bias=None, name="asked")(caption)
+        return Linear(f"{axis} -> {axis} @adamw", sizes, dtype=self.dtype, name="output")(nn.gelu(hidden))
 
 
 def _places(rows: int, columns: int) -> Float[Array, "cells place"]:

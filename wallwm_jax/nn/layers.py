@@ -152,3 +152,13 @@ def gather_segments(values: Shaped[Array, "B S *rest"], segment_ids: Int[Array, 
     """Each slot's own segment's value (ids from 1); zeros where the id is 0."""
     padded = jnp.concatenate([jnp.zeros_like(values[:, :1]), values], 1)
     return jax.vmap(lambda row, ids: row[ids])(padded, segment_ids)
+
+
+def neighbourhoods(x: Float[Array, "N H W C"], stride: int) -> Float[Array, "N h w values"]:
+    """The 3 x 3 neighbourhoods of every `stride`-th pixel, zero outside the picture: a convolution is a linear map of
+    them."""
+    x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    # Slices and one matrix product: XLA's CPU backend has no fast path for a convolution's gradients.
+    parts = [x[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]
+    return jnp.concatenate(parts, -1)

@@ -3,7 +3,7 @@
 Tokens are `[B, F, V, n, embed]` with n = patch rows x patch columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend
 from wallwm_jax.nn.layers import FeedForward, LayerNorm, Linear, TimeModulation, gather_segments, layer_norm, modulate
+from wallwm_jax.nn.painter import Painter
 from wallwm_jax.nn.parameters import normal, parameter, zeros
 from wallwm_jax.nn.positions import Rotation, rotate
+from wallwm_jax.nn.waypoints import Sketch, WaypointHead
 
 VIDEO_MODULATIONS = 9
 """Shift, scale and gate of within-view attention, cross-view attention and the feed-forward network."""
@@ -119,18 +121,27 @@ class VideoTower(nn.Module):
       channels: latent channels C.
       patch: patch side in latent cells.
       predicted: values that the head gives each latent cell: the latent's channels, and whatever else is asked of it.
+      reader: channels of the waypoint head's convolutions; none: no waypoints.
+      arms: how many arms have waypoints.
+      sketched: values a cell that a sketch adds to the latents.
     """
 
     sizes: Mapping[str, int]
     channels: int
     patch: int
     predicted: int
+    reader: Sequence[int] = ()
+    arms: int = 0
+    sketched: int = 0
     dtype: Any = jnp.float32
 
     def setup(self):
         sizes = dict(self.sizes)
-        # Conditioning y and its indicator sit beside the noisy latents on the same grid.
-        inputs = {**sizes, "patch": self.patch**2 * (2 * self.channels + 1)}
+        # Conditioning y, its indicator and the waypoints' sketch sit beside the noisy latents on the same grid.
+        inputs = {**sizes, "patch": self.patch**2 * (2 * self.channels + 1 + self.sketched)}
+        if self.reader:
+            self.painter = Painter(sizes, self.dtype)
+            self.waypoint_head = WaypointHead(sizes, tuple(self.reader), self.arms, self.dtype)
         self.embedding = Linear("patch -> embed @adamw", inputs, dtype=self.dtype)
         self.time = TimeModulation("embed", sizes)
         self.text_first = Linear("text_embed -> embed", sizes, dtype=self.dtype)
@@ -146,11 +157,14 @@ class VideoTower(nn.Module):
         noisy: Float[Array, "B F V h w C"],
         observed: Float[Array, "B F V h w C"],
         is_observed: Bool[Array, "B F"],
+        sketch: Sketch | None,
     ) -> Float[Array, "B F V n embed"]:
-        """Patch tokens of the noisy latents, the conditioning y (blank where nothing is observed) and its indicator."""
+        """Patch tokens of the noisy latents, the conditioning y (blank where nothing is observed), its indicator and
+        the sketch."""
         indicator = jnp.broadcast_to(is_observed[:, :, None, None, None, None], (*noisy.shape[:-1], 1))
         conditioning = jnp.where(indicator, observed, 0.0)
-        cells = jnp.concatenate([noisy, conditioning, indicator.astype(noisy.dtype)], -1)
+        sketched = () if sketch is None else sketch
+        cells = jnp.concatenate([noisy, conditioning, indicator.astype(noisy.dtype), *sketched], -1)
         return self.embedding(patchify(cells, self.patch))
 
     def embed_text(self, features: Float[Array, "B S L text_embed"]) -> Float[Array, "B S L embed"]:

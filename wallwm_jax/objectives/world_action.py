@@ -17,6 +17,7 @@ from wallwm_jax.core.types import EventBatch
 from wallwm_jax.objectives import cosine_transform, flow
 from wallwm_jax.objectives.caption_drop import CaptionDrop, drop_captions
 from wallwm_jax.objectives.segments import masked_mean, of_segments, rows_of_segments
+from wallwm_jax.objectives.waypoints import gaze_loss, waypoint_loss, with_true_places
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -24,24 +25,31 @@ Metrics = dict[str, Float[Array, ""]]
 @dataclasses.dataclass(frozen=True)
 class VideoSettings:
     """Stage 1. Times are drawn and then shifted; `regressed` says whose error counts, the velocity's or the clean
-    latents' (`flow.weight`); `caption_drop` None keeps every caption."""
+    latents' (`flow.weight`); `caption_drop` None keeps every caption. `waypoint_weight` is what the waypoints' losses
+    count beside the video's; a share of `taught_share` of the events is drawn from their true waypoints, where these
+    are known, so that the tower learns to trust them."""
 
     time_sampling: str = "uniform"
     time_shift: float = 1.0
     regressed: str = "velocity"
     sight_cones: bool = True
+    waypoint_weight: float = 0.1
+    taught_share: float = 1.0
     caption_drop: CaptionDrop | None = dataclasses.field(default_factory=CaptionDrop)
 
     def for_evaluation(self) -> "VideoSettings":
         """As at inference: no sight cones, every caption. Times are even, whatever training draws more often, so that
         runs with different shifts can be compared."""
-        return dataclasses.replace(self, sight_cones=False, caption_drop=None, time_shift=1.0)
+        return dataclasses.replace(
+            self, sight_cones=False, caption_drop=None, time_shift=1.0, waypoint_weight=0.0, taught_share=0.0
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class ActionSettings:
     """Stage 2. `draws` action noises share one video forward at the anchor time, give or take `anchor_jitter` (half
     the width of a uniform window in t). `regressed` "clean" is the x-prediction of eq. 13: errors weighed by t^2.
+    `gaze_weight` is what looking at the wrong place counts.
     """
 
     draws: int = 6
@@ -55,10 +63,11 @@ class ActionSettings:
     duration_weight: float = 0.1
     huber_delta: float = 0.5
     dct_weight: float = 0.0
+    gaze_weight: float = 0.02
 
     def for_evaluation(self) -> "ActionSettings":
         """As at inference: the video tower is read exactly at the anchor; even times, as in `VideoSettings`."""
-        return dataclasses.replace(self, anchor_jitter=0.0, time_shift=1.0)
+        return dataclasses.replace(self, anchor_jitter=0.0, time_shift=1.0, gaze_weight=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +102,8 @@ class Observed(NamedTuple):
 def video_loss(
     model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: VideoSettings
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Masked flow matching of the future latents; `metrics` holds "tokens" and "events" of the batch.
+    """Masked flow matching of the future latents, and the waypoints' losses; `metrics` holds these parts ("video_loss",
+    "waypoint_loss", "gaze_loss"), "tokens" and "events" of the batch.
 
     DECIDE: observed slots are given, as in Wan's image-to-video model: their clean latents stand in the model's input
     and they are no part of the loss. The mean runs over the latent cells that `video_loss_mask` keeps.
@@ -107,14 +117,32 @@ def video_loss(
     shape = batch.segment_mask.shape
     time = flow.sample_time(substream(key, "video_time"), shape, settings.time_sampling, settings.time_shift)
     noisy = noisy_video(observed.latents, noise, time, batch)
+    given = (observed.text_features, observed.text_mask)
+    waypoints = model.apply({"params": parameters}, batch, *given, method="waypoints")
+    shown = waypoints
+    if waypoints is not None and settings.taught_share:
+        draw = jax.random.uniform(substream(key, "taught"), shape) < settings.taught_share
+        shown = with_true_places(waypoints, batch, model.variant.arms, draw)
+    sketch = model.apply({"params": parameters}, batch, observed.keyframes, shown, method="sketch")
     predicted, features = model.apply(
-        {"params": parameters}, batch, noisy, observed.keyframes, time, observed.text_features, observed.text_mask,
-        settings.sight_cones, method="video",
+        {"params": parameters}, batch, noisy, observed.keyframes, time, *given,
+        jax.lax.stop_gradient(sketch), settings.sight_cones, method="video",
     )  # fmt: skip
     error = jnp.mean(jnp.square(predicted - flow.velocity(observed.latents, noise)), axis=-1)
     weight = flow.weight(of_segments(time, batch.frame_segment_ids), settings.regressed)
     loss = masked_mean(error * _to_cells(weight), video_loss_mask(batch))
-    return loss, {"tokens": _video_tokens(batch, features), "events": _count(batch.segment_mask)}
+    metrics = {"video_loss": loss, "tokens": _video_tokens(batch, features), "events": _count(batch.segment_mask)}
+    if waypoints is not None:
+        logits = waypoints.reading.logits
+        metrics["waypoint_loss"] = waypoint_loss(waypoints, batch, model.variant.arms)
+        metrics["gaze_loss"] = gaze_loss(
+            logits.reshape(*batch.segment_mask.shape, *logits.shape[1:]), batch, model.variant.arms
+        )
+        drawn = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
+        metrics["sketch_loss"] = masked_mean(drawn, video_loss_mask(batch))
+        told = metrics["waypoint_loss"] + metrics["gaze_loss"]
+        loss = loss + settings.waypoint_weight * (told + metrics["sketch_loss"])
+    return loss, metrics
 
 
 def action_loss(
@@ -147,7 +175,7 @@ def adaptation_loss(
     observed = observe(model, read, batch, batch.text_mask)
     features = anchor_features(model, read, batch, observed, key, settings.action)
     action, metrics = _action_flow(model, parameters, batch, observed, features, key, settings.action)
-    metrics |= {"video_loss": video, "tokens": metrics["tokens"] + counts["tokens"]}
+    metrics |= {"video_loss": counts["video_loss"], "tokens": metrics["tokens"] + counts["tokens"]}
     return video + settings.action_weight * action, metrics
 
 
@@ -171,13 +199,16 @@ def _action_flow(
     slot_time = of_segments(time, batch.action_segment_ids)[..., None]
     noisy = flow.interpolate(actions, noise, slot_time)
     given = (batch, observed.text_features, observed.text_mask)
-    found = model.apply({"params": parameters}, *given, method="read_keyframes")
+    found, looked_at = model.apply({"params": parameters}, *given, method="read_keyframes")
     predicted = model.apply({"params": parameters}, batch, noisy, time, found, features, method="action")
     weight = flow.weight(slot_time, settings.regressed)
     error = weight * jnp.square(predicted - flow.velocity(actions, noise))
     loss = masked_mean(error, jnp.broadcast_to(valid[:, None], error.shape))
     metrics = {"action_loss": loss, "events": _count(batch.segment_mask)}
     metrics["tokens"] = _video_tokens(batch, features) + draws * _count(batch.action_mask)
+    if looked_at is not None:
+        metrics["gaze_loss"] = gaze_loss(looked_at, batch, model.variant.arms)
+        loss = loss + settings.gaze_weight * metrics["gaze_loss"]
     if settings.dct_weight:
         estimate = flow.clean_from_velocity(noisy, predicted, slot_time)
         metrics["dct_loss"] = _cosine_loss(estimate - actions, slot_time, valid, batch)
@@ -219,9 +250,12 @@ def anchor_features(
     offset = jax.random.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
     time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
     noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
+    variables, given = {"params": parameters}, (observed.text_features, observed.text_mask)
+    waypoints = model.apply(variables, batch, *given, method="waypoints")
+    sketch = model.apply(variables, batch, observed.keyframes, waypoints, method="sketch")
     _, features = model.apply(
-        {"params": parameters}, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time,
-        observed.text_features, observed.text_mask, False, method="video",
+        variables, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time, *given, sketch,
+        False, method="video",
     )  # fmt: skip
     return features
 

@@ -92,7 +92,22 @@ def starting_parameters(stage: Stage, workdir: pathlib.Path, records: Records, f
         shapes = [jax.tree.map(lambda leaf: list(leaf.shape), tree[tower]) for tree in (found, fresh)]
         check_equal(f"checkpoint {directory}: {tower}", *shapes)
         parameters = {**parameters, tower: found[tower]}
+    for source, target in stage.copies:
+        part = _part(parameters, source)
+        parameters = parameters if part is None else _with_part(parameters, target, part)
     return parameters
+
+
+def _part(tree: Any, path: str) -> Any:
+    """The subtree at "a/b/c", None where there is none."""
+    for name in path.split("/"):
+        tree = tree.get(name) if tree else None
+    return tree
+
+
+def _with_part(tree: Any, path: str, part: Any) -> Any:
+    first, _, rest = path.partition("/")
+    return {**tree, first: _with_part(tree[first], rest, part) if rest else part}
 
 
 def _finished(directory: pathlib.Path, earlier: Checkpoint, name: str) -> Checkpoint:

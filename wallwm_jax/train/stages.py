@@ -27,7 +27,8 @@ from wallwm_jax.objectives.world_action import (
 class Stage:
     """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`; `settings` is the class of
     the objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
-    (tower, stage) pairs of towers that come from other stages. `side` says whose tower names these are: the world
+    (tower, stage) pairs of towers that come from other stages; `copies` names parts that start as a copy of another
+    part of the same shapes, (from, to). `side` says whose tower names these are: the world
     model's ("world_action") or the vision-language side's ("reasoner"). `window` is what a batch holds: events
     ("event"), observation-centred windows and events ("observation"), or moments of episodes ("moment")."""
 
@@ -41,6 +42,7 @@ class Stage:
     starts_from: str | None = None
     side: str = "world_action"
     takes: tuple[tuple[str, str], ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
 
 
 STAGES: tuple[Stage, ...] = (
@@ -62,6 +64,7 @@ STAGES: tuple[Stage, ...] = (
         window="event",
         captions="the event's own",
         starts_from="video",
+        copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
     ),
     Stage(
         name="backbone",
