@@ -1,11 +1,11 @@
 """A world action model of the simulated tabletop, from recorded episodes to a report.
 
     wallwm run --config experiments/tabletop.py:demo --workdir runs/demo    # minutes, on data_specs/sample
-    wallwm run --config experiments/tabletop.py --workdir runs/tabletop     # an hour's training, on 200 episodes
-    wallwm run --config experiments/tabletop.py:stages --workdir runs/stages    # all stages, on 600 shorter ones
+    wallwm run --config experiments/tabletop.py --workdir runs/tabletop     # an hour's training, on 600 short episodes
+    wallwm run --config experiments/tabletop.py:stages --workdir runs/tabletop    # all stages; goes on from the last
 
 The last two record their episodes first (extra `sim`). All run on two CPU cores and go on where they were interrupted.
-What the first two find stands in the README.
+What they find stands in the README.
 """
 
 import dataclasses
@@ -27,10 +27,9 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.mesh = "laptop"
 
     config.dataset = ml_collections.ConfigDict()
-    roots = {"demo": "data_specs/sample", "hour": "datasets/tabletop", "stages": "datasets/scenes"}
-    config.dataset.root = roots[arg]
-    config.dataset.record_plan = "scenes" if arg == "stages" else "tours"
-    config.dataset.record_episodes = {"demo": 0, "hour": 200, "stages": 600}[arg]
+    config.dataset.root = "data_specs/sample" if demo else "datasets/scenes"
+    config.dataset.record_plan = "scenes"
+    config.dataset.record_episodes = 0 if demo else 600
     config.dataset.embodiment = "data_specs/embodiments/tabletop.json"
 
     config.curation = ml_collections.ConfigDict()
@@ -76,7 +75,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.stages.video.objective.time_shift = 2.5 if demo else 5.0
     config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
-    config.stages.action.steps = 440 if demo else 5500
+    config.stages.action.steps = 440 if demo else 4500
     config.stages.action.learning_rate = 5e-3
     config.stages.action.adamw_learning_rate = 3e-3
     config.stages.action.objective.draws = 3
