@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from wallwm_jax.nn.keyframe_reader import KeyframeReader
+from wallwm_jax.nn.keyframe_reader import KeyframeReader, ReadingEmbedding
 from wallwm_jax.nn.parameters import unbox
 
 EVENTS, VIEWS, SIDE, LENGTH = 16, 2, 24, 3
 SIZES = {"action_embed": 8, "text_embed": 6, "view": VIEWS, "query": 2}
-READER = KeyframeReader(SIZES, (8, 16))
+READER, EMBEDDING = KeyframeReader(SIZES, (8, 16)), ReadingEmbedding("action_embed", SIZES)
 
 
 def _inputs(seed):
@@ -23,7 +23,13 @@ def _inputs(seed):
 
 @pytest.fixture(scope="module")
 def params():
-    return unbox(READER.init(jax.random.key(0), *map(jnp.asarray, _inputs(0)))["params"])
+    reading, params = READER.init_with_output(jax.random.key(0), *map(jnp.asarray, _inputs(0)))
+    return unbox({"reader": params["params"], "embedding": EMBEDDING.init(jax.random.key(1), reading)["params"]})
+
+
+def _read(params, inputs):
+    reading = READER.apply({"params": params["reader"]}, *inputs)
+    return EMBEDDING.apply({"params": params["embedding"]}, reading)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def read():
     """(tokens, gradients of their squares) of the reader; compiled once."""
 
     def loss(params, inputs):
-        found = READER.apply({"params": params}, *inputs)
+        found = _read(params, inputs)
         return jnp.sum(found**2), found
 
     compiled = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -85,7 +91,7 @@ def test_learns_where_the_named_thing_is(params):
     optimizer = optax.adam(1e-2)
 
     def error(params, given, target):
-        return jnp.mean(jnp.abs(READER.apply({"params": params}, *given)[:, :2] - target))
+        return jnp.mean(jnp.abs(_read(params, given)[:, :2] - target))
 
     @jax.jit
     def step(params, state, given, target):

@@ -1,5 +1,6 @@
 """Waypoints: when a frame is, where a point lies in a picture, what a bump and a moved picture show."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 from tests.train.synthetic import SLOTS, random_batch
 from wallwm_jax.nn.cameras import project
 from wallwm_jax.nn.sight_cones import patch_cones
-from wallwm_jax.nn.waypoints import Waypoints, known_arms, moved_pictures, progress_of, waypoint_maps
+from wallwm_jax.nn.waypoint_labels import progress_of
+from wallwm_jax.nn.waypoints import Waypoints, known_arms, moved_pictures, waypoint_maps
+
+
+def batch_of(seed):
+    """As a compiled program sees it."""
+    return jax.tree.map(jnp.asarray, random_batch(seed))
 
 
 def test_a_point_on_a_pixels_ray_is_projected_to_that_pixel():
@@ -21,7 +28,7 @@ def test_a_point_on_a_pixels_ray_is_projected_to_that_pixel():
     extrinsics[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     extrinsics[:3, 3] = [0.1, -0.2, 0.3]
     cones = patch_cones(jnp.asarray(intrinsics), jnp.asarray(extrinsics), (2, 4), 4)
-    cameras = (np.broadcast_to(intrinsics, (8, 3, 3)), np.broadcast_to(extrinsics, (8, 4, 4)))
+    cameras = (jnp.broadcast_to(intrinsics, (8, 3, 3)), jnp.broadcast_to(extrinsics, (8, 4, 4)))
     centres = [[(row + 0.5) / 2 * 2 - 1, (column + 0.5) / 4 * 2 - 1] for row in range(2) for column in range(4)]
     for distance in (0.5, 2.0):
         places, inside = project(cones.apex + distance * cones.axis, *cameras, (8, 16))
@@ -34,7 +41,7 @@ def test_a_point_on_a_pixels_ray_is_projected_to_that_pixel():
 
 def test_progress_counts_from_the_anchor_to_the_events_end():
     """In packed rows every raw frame has its own event's time and share; observed and padded slots have none."""
-    batch = random_batch(0)
+    batch = batch_of(0)
     seconds, done = (np.asarray(part) for part in progress_of(batch))
     # Slot 1 covers the first 0.2 s in four raw frames; the events of the even row last 4 and 3 steps of 0.05 s.
     np.testing.assert_allclose(seconds[0, 1], [0.05, 0.1, 0.15, 0.2], rtol=1e-6)
@@ -47,15 +54,15 @@ def test_progress_counts_from_the_anchor_to_the_events_end():
 
 def test_progress_does_not_depend_on_what_is_masked():
     """Other times in padded action steps and slots: the same progress; without actions an event counts as done."""
-    batch = random_batch(1)
+    batch = batch_of(1)
     changed = batch._replace(
-        action_times=np.where(batch.action_mask, batch.action_times, 99.0).astype("f"),
-        frame_times=np.where(batch.frame_mask, batch.frame_times, 99.0).astype("f"),
+        action_times=jnp.where(batch.action_mask, batch.action_times, 99.0),
+        frame_times=jnp.where(batch.frame_mask, batch.frame_times, 99.0),
     )
     for one, other in zip(progress_of(batch), progress_of(changed), strict=True):
         np.testing.assert_array_equal(one, other)
-    _, done = progress_of(batch._replace(action_mask=np.zeros_like(batch.action_mask)))
-    future = batch.frame_mask & ~batch.observed_mask
+    _, done = progress_of(batch._replace(action_mask=jnp.zeros_like(batch.action_mask)))
+    future = np.asarray(batch.frame_mask & ~batch.observed_mask)
     assert (np.asarray(done)[future] == 1).all() and not np.asarray(done)[~future].any()
 
 
@@ -89,4 +96,4 @@ def test_a_bump_stands_where_its_waypoint_is():
 @pytest.mark.parametrize("arms, expected", [((0, 1), [False, True]), ((1,), [True]), ((0,), [False])])
 def test_an_arm_is_known_by_its_position(arms, expected):
     """The synthetic robot has a right arm alone."""
-    np.testing.assert_array_equal(known_arms(random_batch(3), arms)[0, 0], expected)
+    np.testing.assert_array_equal(known_arms(batch_of(3), arms)[0, 0], expected)

@@ -95,7 +95,10 @@ def test_both_towers_learn_and_nothing_else(evaluate):
     (loss, metrics), gradients = evaluate(windows(1))
     sizes = _sizes(gradients)
     assert set(sizes) == {"video", "action", "blocks/video", "blocks/action"} and all(sizes.values())
-    assert float(loss) == pytest.approx(float(metrics["video_loss"]) + 2.0 * float(metrics["action_loss"]), rel=1e-6)
+    video, action = SETTINGS.video.waypoint_weight, SETTINGS.action.gaze_weight
+    weights = {"video_loss": 1.0, "waypoint_loss": video, "gaze_loss": video, "sketch_loss": video}
+    weights |= {"action_loss": 2.0, "action_gaze_loss": 2.0 * action}
+    assert float(loss) == pytest.approx(sum(float(metrics[name]) * weights[name] for name in weights), rel=1e-5)
     assert float(metrics["events"]) == 2
 
 

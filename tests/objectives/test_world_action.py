@@ -58,12 +58,14 @@ def _assert_same(first, second):
 def test_masked_steps_dof_slots_and_text_have_no_influence(name, evaluate):
     """Other content in padded action steps, absent degrees of freedom, padded slots and unread text: the same bits."""
     batch = random_batch(3)
+    batch = batch._replace(effector_mask=batch.effector_mask & (np.arange(4) != 1)[:, None])
     dof = np.take_along_axis(batch.dof_mask, np.maximum(batch.action_segment_ids - 1, 0)[..., None], 1)
     changed = batch._replace(
         actions=_garbage(1, batch.actions, batch.action_mask[..., None] & dof),
         state=_garbage(2, batch.state, batch.dof_mask),
         frames=_garbage(3, batch.frames, batch.frame_mask),
         text=np.where(batch.text_mask, batch.text, 7).astype(np.int32),
+        effectors=_garbage(4, batch.effectors, batch.effector_mask),
     )
     assert not np.array_equal(changed.frames, batch.frames) and not np.array_equal(changed.actions, batch.actions)
     _assert_same(evaluate(name, batch), evaluate(name, changed))
@@ -105,7 +107,10 @@ def test_stage_gradients_reach_their_towers_and_no_others(evaluate):
 
 
 def test_evaluation_conditions_are_those_of_inference():
-    """No sight cones, no dropped captions, no jitter, even times; everything else is kept."""
+    """No sight cones, no dropped captions, no jitter, even times, the model's own waypoints, and the flow's loss alone;
+    everything else is kept."""
     video, action = (dataclasses.replace(settings, time_shift=3.0) for settings in (VIDEO, ACTION))
-    assert video.for_evaluation() == VideoSettings(sight_cones=False, caption_drop=None)
-    assert action.for_evaluation() == ActionSettings(draws=2, dct_weight=0.1, regressed="clean", anchor_jitter=0.0)
+    untaught = {"waypoint_weight": 0.0, "taught_share": 0.0}
+    assert video.for_evaluation() == VideoSettings(sight_cones=False, caption_drop=None, **untaught)
+    kept = {"draws": 2, "dct_weight": 0.1, "regressed": "clean"}
+    assert action.for_evaluation() == ActionSettings(**kept, anchor_jitter=0.0, gaze_weight=0.0)

@@ -20,6 +20,7 @@ from wallwm_jax.nn.layers import gather_segments
 from wallwm_jax.nn.text_encoder import TextEncoder
 from wallwm_jax.nn.towers import towers
 from wallwm_jax.nn.video_dit import VIDEO_MODULATIONS, VideoContext, VideoTower, patchify
+from wallwm_jax.nn.waypoint_labels import WaypointLabels, waypoint_labels
 from wallwm_jax.nn.waypoints import Sketch, Waypoints, known_arms, moments_of, moved_pictures, waypoint_maps
 
 
@@ -167,6 +168,11 @@ class WorldAction(nn.Module):
         state = jnp.concatenate([jnp.where(batch.dof_mask, batch.state, 0.0), batch.dof_mask.astype(jnp.float32)], -1)
         moments = moments_of(batch)
         return self.video_tower.waypoint_head(*asked, state, batch.frame_segment_ids, moments)
+
+    def waypoint_labels(self, batch: EventBatch) -> WaypointLabels:
+        """What `waypoints` should have said, and where `read_keyframes` should have looked."""
+        arms = self.variant.arms
+        return waypoint_labels(batch, known_arms(batch, arms), arms, self.variant.reads)
 
     def sketch(
         self, batch: EventBatch, observed: Float[Array, "B F V h w C"], waypoints: Waypoints | None

@@ -17,6 +17,7 @@ from wallwm_jax.core.types import LEFT_ARM, POSITION, RIGHT_ARM, EventBatch
 from wallwm_jax.nn.keyframe_reader import KeyframeReader, Reading, ReadingEmbedding
 from wallwm_jax.nn.layers import Linear, gather_segments
 from wallwm_jax.nn.parameters import Initializer, normal
+from wallwm_jax.nn.waypoint_labels import progress_of
 
 _MOMENT = 8
 """Numbers that say when in its event a frame is."""
@@ -84,26 +85,6 @@ class WaypointHead(nn.Module):
         numbers = weights.reshape(*weights.shape[:-1], self.arms, 3).astype(jnp.float32)
         spreads = _LEAST_SPREAD + (_TYPICAL_SPREAD - _LEAST_SPREAD) * nn.softplus(numbers[..., 2]) / jnp.log(2.0)
         return Waypoints(numbers[..., :2], spreads, reading)
-
-
-def progress_of(batch: EventBatch) -> tuple[Float[Array, "B F R"], Float[Array, "B F R"]]:
-    """Seconds from the anchor to every raw frame, and the share of the event that is done then, 0 to 1.
-
-    Both are 0 in observed and padded slots; an event without action steps counts as done at once.
-    """
-    raw = batch.frames.shape[2]
-    anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)
-    future = batch.frame_mask & ~batch.observed_mask & (batch.frame_segment_ids > 0)
-    latents = jnp.where(future, batch.frame_positions - anchors, 1)[..., None].astype(jnp.float32)
-    missing = (raw - 1.0 - jnp.arange(raw)) / raw
-    seconds = jnp.where(future, batch.frame_times, 0.0)[..., None] * (1.0 - missing / latents)
-    segments = 1 + jnp.arange(batch.segment_mask.shape[1])
-    own = batch.action_mask[:, None] & (batch.action_segment_ids[:, None] == segments[:, None])
-    last = jnp.max(jnp.where(own, batch.action_times[:, None], 0.0), -1)
-    step = last / jnp.maximum(own.sum(-1), 1)
-    ends = gather_segments(step * batch.event_steps, batch.frame_segment_ids)[..., None]
-    done = jnp.where(ends > 0, jnp.minimum(seconds / jnp.where(ends > 0, ends, 1.0), 1.0), 1.0)
-    return seconds, jnp.where(future[..., None], done, 0.0)
 
 
 def moments_of(batch: EventBatch) -> Float[Array, "B F R moment"]:

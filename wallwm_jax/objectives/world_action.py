@@ -117,41 +117,48 @@ def video_loss(
     shape = batch.segment_mask.shape
     time = flow.sample_time(substream(key, "video_time"), shape, settings.time_sampling, settings.time_shift)
     noisy = noisy_video(observed.latents, noise, time, batch)
-    given = (observed.text_features, observed.text_mask)
-    waypoints = model.apply({"params": parameters}, batch, *given, method="waypoints")
-    shown = waypoints
-    if waypoints is not None and settings.taught_share:
-        draw = jax.random.uniform(substream(key, "taught"), shape) < settings.taught_share
-        shown = with_true_places(waypoints, batch, model.variant.arms, draw)
-    sketch = model.apply({"params": parameters}, batch, observed.keyframes, shown, method="sketch")
+    sketch, told, parts = _sketch(model, parameters, batch, observed, key, settings)
     predicted, features = model.apply(
-        {"params": parameters}, batch, noisy, observed.keyframes, time, *given,
+        {"params": parameters}, batch, noisy, observed.keyframes, time, observed.text_features, observed.text_mask,
         jax.lax.stop_gradient(sketch), settings.sight_cones, method="video",
     )  # fmt: skip
     error = jnp.mean(jnp.square(predicted - flow.velocity(observed.latents, noise)), axis=-1)
     weight = flow.weight(of_segments(time, batch.frame_segment_ids), settings.regressed)
     loss = masked_mean(error * _to_cells(weight), video_loss_mask(batch))
-    metrics = {"video_loss": loss, "tokens": _video_tokens(batch, features), "events": _count(batch.segment_mask)}
-    if waypoints is not None:
-        logits = waypoints.reading.logits
-        metrics["waypoint_loss"] = waypoint_loss(waypoints, batch, model.variant.arms)
-        metrics["gaze_loss"] = gaze_loss(
-            logits.reshape(*batch.segment_mask.shape, *logits.shape[1:]), batch, model.variant.arms
-        )
-        drawn = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
-        metrics["sketch_loss"] = masked_mean(drawn, video_loss_mask(batch))
-        told = metrics["waypoint_loss"] + metrics["gaze_loss"]
-        loss = loss + settings.waypoint_weight * (told + metrics["sketch_loss"])
-    return loss, metrics
+    metrics = parts | {"video_loss": loss, "tokens": _video_tokens(batch, features)}
+    return loss + settings.waypoint_weight * told, metrics | {"events": _count(batch.segment_mask)}
+
+
+def _sketch(
+    model: Any, parameters: Any, batch: EventBatch, observed: Observed, key: PRNGKeyArray, settings: VideoSettings
+) -> tuple[Any, Float[Array, ""], Metrics]:
+    """What the video tower is shown of its waypoints, and the losses of waypoints, gaze and painter: sum and parts."""
+    variables = {"params": parameters}
+    waypoints = model.apply(variables, batch, observed.text_features, observed.text_mask, method="waypoints")
+    if waypoints is None:
+        return None, jnp.zeros(()), {}
+    labels, logits = model.apply(variables, batch, method="waypoint_labels"), waypoints.reading.logits
+    logits = logits.reshape(*batch.segment_mask.shape, *logits.shape[1:])
+    metrics = {
+        "waypoint_loss": waypoint_loss(waypoints.places, waypoints.spreads, labels.places, labels.known),
+        "gaze_loss": gaze_loss(logits, labels.gaze, labels.gaze_known),
+    }
+    taught = jax.random.uniform(substream(key, "taught"), batch.segment_mask.shape) < settings.taught_share
+    taught = of_segments(taught.astype(jnp.float32), batch.frame_segment_ids) > 0
+    shown = with_true_places(waypoints, labels.places, labels.known, taught)
+    sketch = model.apply(variables, batch, observed.keyframes, shown, method="sketch")
+    error = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
+    metrics["sketch_loss"] = masked_mean(error, video_loss_mask(batch))
+    return sketch, sum(metrics.values()), metrics
 
 
 def action_loss(
     model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: ActionSettings
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Masked flow matching of the actions over K noise draws, plus the Huber loss of the log duration.
+    """Masked flow matching of the actions over K noise draws, plus the Huber loss of the log duration and that of gaze.
 
     The video tower runs once, at the anchor time, and passes no gradient back. `metrics` adds the parts of the loss
-    ("action_loss", "duration_loss", with `dct_weight` also "dct_loss") to "tokens" and "events".
+    ("action_loss", "action_gaze_loss", "duration_loss", with `dct_weight` also "dct_loss") to "tokens" and "events".
     """
     fixed, batch = jax.lax.stop_gradient(parameters), without_masked(batch)
     observed = observe(model, fixed, batch, batch.text_mask)
@@ -167,7 +174,7 @@ def adaptation_loss(
     """Next-chunk adaptation (WALL-WM stage 5): the video loss and the action loss of the same windows, jointly.
 
     Windows of either kind may share the batch. The video is run twice: at times of its own for its loss, and once at
-    the anchor time for all action draws. `metrics` holds both losses ("video_loss", "action_loss"), "tokens", "events".
+    the anchor time for all action draws. `metrics` holds the parts of both losses, "tokens" and "events".
     """
     video, counts = video_loss(model, parameters, batch, substream(key, "video"), settings.video)
     key, batch = substream(key, "action"), without_masked(batch)
@@ -175,8 +182,8 @@ def adaptation_loss(
     observed = observe(model, read, batch, batch.text_mask)
     features = anchor_features(model, read, batch, observed, key, settings.action)
     action, metrics = _action_flow(model, parameters, batch, observed, features, key, settings.action)
-    metrics |= {"video_loss": counts["video_loss"], "tokens": metrics["tokens"] + counts["tokens"]}
-    return video + settings.action_weight * action, metrics
+    tokens = metrics["tokens"] + counts["tokens"]
+    return video + settings.action_weight * action, counts | metrics | {"tokens": tokens}
 
 
 def _action_flow(
@@ -207,8 +214,9 @@ def _action_flow(
     metrics = {"action_loss": loss, "events": _count(batch.segment_mask)}
     metrics["tokens"] = _video_tokens(batch, features) + draws * _count(batch.action_mask)
     if looked_at is not None:
-        metrics["gaze_loss"] = gaze_loss(looked_at, batch, model.variant.arms)
-        loss = loss + settings.gaze_weight * metrics["gaze_loss"]
+        labels = model.apply({"params": parameters}, batch, method="waypoint_labels")
+        metrics["action_gaze_loss"] = gaze_loss(looked_at, labels.gaze, labels.gaze_known)
+        loss = loss + settings.gaze_weight * metrics["action_gaze_loss"]
     if settings.dct_weight:
         estimate = flow.clean_from_velocity(noisy, predicted, slot_time)
         metrics["dct_loss"] = _cosine_loss(estimate - actions, slot_time, valid, batch)
