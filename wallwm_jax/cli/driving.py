@@ -88,13 +88,8 @@ def unified_controllers(
     """Unified mode on the global instruction, on the oracle's caption a chunk, and on the Staircase's latents."""
     from wallwm_jax.evaluate.unified_controllers import UnifiedController
 
-    stage = stage_of("adaptation")
-    world = finished(workdir, stage.name, required=True)
-    event = EvaluationSettings.from_config(config).mode
-    window = ChunkSettings.of(loader_settings(stage, config))
-    settings = UnifiedModeSettings(event.rows, window, event.solver)
-    model = model_of(world.records.model)
-    mode = UnifiedMode(model, world.averaged, dataset.embodiment, dataset.statistics, settings)
+    finished(workdir, "adaptation", required=True)
+    mode = unified_mode(config, dataset, workdir, EvaluationSettings.from_config(config).mode.rows)
     reasoning = reasoning_of(config, dataset, workdir)
 
     def make(environments: Sequence[Any], key: Array) -> list[Any]:
@@ -110,6 +105,22 @@ def unified_controllers(
         return controllers
 
     return make
+
+
+def unified_mode(
+    config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path, rows: int
+) -> UnifiedMode | None:
+    """Unified mode for `rows` robots at once, if stage 5 is finished."""
+    stage = stage_of("adaptation")
+    world = finished(workdir, stage.name)
+    if world is None:
+        return None
+    window, solver = (
+        ChunkSettings.of(loader_settings(stage, config)),
+        EvaluationSettings.from_config(config).mode.solver,
+    )
+    settings = UnifiedModeSettings(rows, window, solver)
+    return UnifiedMode(model_of(world.records.model), world.averaged, dataset.embodiment, dataset.statistics, settings)
 
 
 def world_checkpoint(workdir: pathlib.Path) -> Checkpoint:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import jax
 import ml_collections
 
-from wallwm_jax.cli.driving import finished, reasoning_of
+from wallwm_jax.cli.driving import finished, reasoning_of, unified_mode
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.packing import empty_batch
 from wallwm_jax.data.planning import PlanSettings
@@ -18,6 +19,7 @@ from wallwm_jax.evaluate import report, results
 from wallwm_jax.evaluate.drop_in import drop_in
 from wallwm_jax.evaluate.evaluation import evaluate
 from wallwm_jax.evaluate.language import evaluate_language
+from wallwm_jax.evaluate.rollouts import Rollout, event_rollout, fullest_episode, unified_rollout
 from wallwm_jax.evaluate.settings import EvaluationSettings
 from wallwm_jax.infer.event_mode import EventMode
 from wallwm_jax.models.initialise import init_parameters
@@ -47,6 +49,7 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
         settings,
         metrics_files={stage: workdir / stage / "metrics.jsonl" for stage in ("video", "action")},
         closed_loop=_closed_loop(settings),
+        rollouts=_rollouts(config, dataset, workdir, settings),
     )
     return with_language(result, config, dataset, workdir)
 
@@ -81,6 +84,20 @@ def write_report(evaluation: results.Evaluation, workdir: pathlib.Path, seconds:
     results.write_metrics(evaluation, workdir / "metrics.json")
     print(f"metrics: {(workdir / 'metrics.json').resolve()}")
     print(f"report:  {(workdir / 'report.html').resolve()}")
+
+
+def _rollouts(
+    config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path, settings: EvaluationSettings
+) -> Callable[[EventMode], list[Rollout]]:
+    """One held-out episode in event mode and, if stage 5 is finished, in unified mode."""
+
+    def run(mode: EventMode) -> list[Rollout]:
+        episode, key = fullest_episode(dataset, settings.split), stream(settings.seed, "rollout")
+        unified = unified_mode(config, dataset, workdir, rows=1)
+        rollouts = [event_rollout(mode, dataset, episode, key)]
+        return rollouts if unified is None else [*rollouts, unified_rollout(unified, dataset, episode, key)]
+
+    return run
 
 
 def _closed_loop(settings: EvaluationSettings) -> Callable[[EventMode], results.ClosedLoopResult] | None:

@@ -15,6 +15,7 @@ from wallwm_jax.evaluate.events import RecordedEvent, recorded_event, select_row
 from wallwm_jax.evaluate.examples import end_points, filmstrips, trajectory_examples, typical_places
 from wallwm_jax.evaluate.open_loop import OpenLoop, length_result, run_open_loop, verb_results
 from wallwm_jax.evaluate.results import ClusterBalance, Curve, Evaluation, ParameterRow
+from wallwm_jax.evaluate.rollouts import Rollout
 from wallwm_jax.evaluate.settings import EvaluationSettings, describe
 from wallwm_jax.evaluate.video_quality import video_quality
 from wallwm_jax.infer.event_mode import EventMode
@@ -33,6 +34,7 @@ def evaluate(
     *,
     metrics_files: Mapping[str, Path],
     closed_loop: Callable[[EventMode], ClosedLoopResult] | None = None,
+    rollouts: Callable[[EventMode], Sequence[Rollout]] | None = None,
     progress: Callable[[str], None] = print,
 ) -> Evaluation:
     """Evaluates a trained model on held-out events.
@@ -42,6 +44,7 @@ def evaluate(
         declarations: for the parameter table.
         metrics_files: JSON lines of each stage, by its title; "video" gives the headline losses.
         closed_loop: runs event mode in a simulator.
+        rollouts: takes event mode, and whatever else there is, through a recorded episode.
 
     Raises:
         InputError: no held-out events, or a missing metrics file.
@@ -75,14 +78,16 @@ def evaluate(
         clusters=_clusters(curated, settings),
         parameters=[ParameterRow(**row) for row in assignment_table(parameters, declarations)],
         counts=_counts(result, events, len(training), settings, mode),
+        rollouts=rollouts(mode) if rollouts else (),
         seconds=time.monotonic() - started,
     )
 
 
 def read_curve(title: str, path: Path) -> Curve:
-    """The losses of a stage's metrics file; lines without a finite loss are left out."""
-    lines = read_metrics(path)
-    loss = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
+    """The losses of a stage's metrics file; lines without a finite loss are left out. Of the training loss it is the
+    part that the held-out loss is made of: "video_loss" for stage "video", which also learns waypoints."""
+    lines, name = read_metrics(path), "video_loss" if title == "video" else "loss"
+    loss = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     heldout = [(line["step"], line["heldout_loss"]) for line in lines if line.get("heldout_loss") is not None]
     (steps, losses), (heldout_steps, heldout_losses) = (_columns(pairs) for pairs in (loss, heldout))
     return Curve(title, steps, losses, heldout_steps, heldout_losses)

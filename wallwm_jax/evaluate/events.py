@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import Observation
+from wallwm_jax.core.types import GRIPPER, POSITION, RIGHT_ARM, Observation
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.sampling import Draw
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
@@ -60,6 +60,12 @@ def future_frames(
     indices = frame_indices(event.window, curated.length(event.window.episode), settings)
     frames = curated.frames(event.window.episode, indices.reshape(-1))
     return frames.reshape(-1, FRAMES_PER_LATENT, *frames.shape[1:])
+
+
+def arm_path(poses: Float[np.ndarray, "A 26"]) -> Float[np.ndarray, "A 4"]:
+    """The right arm's x, y, z (metres) and gripper opening, float64."""
+    arm = np.asarray(poses, np.float64)[:, RIGHT_ARM]
+    return np.concatenate([arm[:, POSITION], arm[:, GRIPPER]], axis=1)
 
 
 def select_rows(curated: CuratedDataset, split: str, per_verb: int | None) -> Int[np.ndarray, "n"]:

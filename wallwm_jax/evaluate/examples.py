@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from wallwm_jax.core.types import GRIPPER, POSITION, RIGHT_ARM
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.settings import FRAMES_PER_LATENT
 from wallwm_jax.evaluate.errors import MILLIMETRES, unit_of
-from wallwm_jax.evaluate.events import RecordedEvent, by_verb, future_frames, observation
+from wallwm_jax.evaluate.events import RecordedEvent, arm_path, by_verb, future_frames, observation
 from wallwm_jax.evaluate.open_loop import OpenLoop
 from wallwm_jax.evaluate.results import Filmstrip, TrajectoryExample
 from wallwm_jax.evaluate.settings import EvaluationSettings
@@ -73,18 +72,13 @@ def trajectory_examples(result: OpenLoop, places: Sequence[int], control_hz: flo
                 verb=event.trajectory.verb,
                 caption=event.caption,
                 control_hz=control_hz,
-                truth=_arm(event.trajectory.actions),
-                ours=_arm(result.predictions[place].actions.actions),
-                mean=None if mean is None else _arm(mean),
-                anchor=_arm(event.trajectory.anchor[None])[0],
+                truth=arm_path(event.trajectory.actions),
+                ours=arm_path(result.predictions[place].actions.actions),
+                mean=None if mean is None else arm_path(mean),
+                anchor=arm_path(event.trajectory.anchor[None])[0],
             )
         )
     return examples
-
-
-def _arm(poses: Float[np.ndarray, "A 26"]) -> Float[np.ndarray, "A 4"]:
-    arm = np.asarray(poses, np.float64)[:, RIGHT_ARM]
-    return np.concatenate([arm[:, POSITION], arm[:, GRIPPER]], axis=1)
 
 
 def end_points(result: OpenLoop) -> dict[str, Float[np.ndarray, "_ 2 3"]]:
@@ -96,8 +90,8 @@ def end_points(result: OpenLoop) -> dict[str, Float[np.ndarray, "_ 2 3"]]:
         pairs = []
         for place in places:
             event = result.events[place].trajectory
-            anchor = _arm(event.anchor[None])[0, :3]
+            anchor = arm_path(event.anchor[None])[0, :3]
             ends = (event.actions[-1:], result.predictions[place].actions.actions[-1:])
-            pairs.append([_arm(end)[0, :3] - anchor for end in ends])
+            pairs.append([arm_path(end)[0, :3] - anchor for end in ends])
         points[verb] = np.array(pairs)
     return points

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.evaluate.errors import MILLIMETRES
 from wallwm_jax.evaluate.results import ClusterBalance, Curve, LengthResult, TrajectoryExample, VerbResult
+from wallwm_jax.evaluate.rollouts import Rollout
 
 try:
     import matplotlib
@@ -131,6 +132,27 @@ def _trajectory(axes, example: TrajectoryExample) -> None:
     right.set(ylim=(-0.05, 1.6), yticks=[0, 1])
     axes.set_title(example.caption if len(example.caption) <= 44 else example.caption[:42] + "…", fontsize=8)
     axes.set(xlabel="s", ylabel="cm from anchor")
+
+
+def rollout(shown: Rollout) -> bytes:
+    """Position (cm) and gripper over an episode: recorded, and predicted piece by piece from the dots on."""
+    names = ("x, cm", "y, cm", "z, cm", "gripper")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.0, 5.2), layout="constrained")
+        panels = figure.subplots(4, 1, sharex=True)
+        for column, (axes, name) in enumerate(zip(panels, names, strict=True)):
+            scale = 1.0 if name == "gripper" else 100.0
+            seconds = np.arange(1, len(shown.truth) + 1) / shown.control_hz
+            axes.plot(seconds, scale * shown.truth[:, column], color=TRUTH, lw=1.2, label="recorded")
+            for number, piece in enumerate(shown.pieces):
+                seconds = (piece.start + np.arange(1, len(piece.path) + 1)) / shown.control_hz
+                values, colour = scale * piece.path[:, column], (OURS, MEAN)[number % 2]
+                axes.plot(seconds, values, color=colour, lw=1.4, label="predicted" if not number else None)
+                axes.plot(seconds[:1], values[:1], "o", color=colour, ms=3)
+            axes.set(ylabel=name)
+        panels[-1].set(xlabel="s")
+        panels[0].legend(loc="upper right", ncols=2)
+        return _png(figure)
 
 
 def end_points(displacements: Mapping[str, Float[np.ndarray, "_ 2 3"]]) -> bytes:

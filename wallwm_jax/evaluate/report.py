@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wallwm_jax.evaluate import closed_loop_section, figures, language_section, page
+from wallwm_jax.evaluate import closed_loop_section, figures, film_section, language_section, page, rollout_section
 from wallwm_jax.evaluate.errors import MILLIMETRES, ErrorSummary
-from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, Filmstrip, VerbResult, metrics, write_text
+from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, VerbResult, metrics, write_text
 
-FILM_WIDTH, MAX_FRAME_WIDTH = 1016, 96
-"""CSS pixels of a filmstrip's pictures, all views together, and of one frame at most."""
 MOVING = 6
 """Events shown in motion."""
 
@@ -27,6 +25,7 @@ def render(evaluation: Evaluation) -> str:
         _actions(evaluation),
         _trajectories(evaluation),
         _video(evaluation),
+        rollout_section.render(evaluation.rollouts) if evaluation.rollouts else "",
         _closed_loop(evaluation),
         language_section.render(evaluation.language, evaluation.text_sources) if evaluation.language else "",
         _lengths(evaluation),
@@ -101,22 +100,8 @@ def _films(evaluation: Evaluation) -> str:
         "The same events and more, truth above and dream below for every camera. The first column is the keyframe; "
         "each further column is the last frame of one latent (the video's resolution in time), up to the event's end."
     )
-    films = "".join(_film(film) for film in evaluation.filmstrips)
+    films = "".join(film_section.render(film, keyframe=True) for film in evaluation.filmstrips)
     return page.section("Frame by frame", explanation, films)
-
-
-def _film(film: Filmstrip) -> str:
-    columns = len(film.times)
-    frame = min(MAX_FRAME_WIDTH, (FILM_WIDTH - 16 * len(film.views)) // (len(film.views) * columns) - 2)
-    labels = ["keyframe", *(f"{seconds:.2f} s" for seconds in film.times[1:])]
-    times = "".join(f'<span style="width:{frame + 2}px">{label}</span>' for label in labels)
-    blocks = ['<div class="side"><em>truth</em><em class="ours">dream</em></div>']
-    for view, name in enumerate(film.views):
-        picture = figures.strip([film.truth[:: film.every, view], film.dream[:: film.every, view]])
-        drawn = page.image(picture, "jpeg", f"{name}: truth over dream of {film.title}", (frame + 2) * columns - 2)
-        blocks.append(f'<div><div class="view">{page.escape(name)}</div>{drawn}<div class="times">{times}</div></div>')
-    head = f"<h3>“{page.escape(film.title)}”</h3><small>{page.escape(film.subtitle)}</small>"
-    return f'<div class="film">{head}<div class="row">{"".join(blocks)}</div></div>'
 
 
 def _actions(evaluation: Evaluation) -> str:

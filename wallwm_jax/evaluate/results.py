@@ -14,6 +14,7 @@ from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.drop_in import DropInResult
 from wallwm_jax.evaluate.errors import ErrorSummary
 from wallwm_jax.evaluate.language import LanguageResult
+from wallwm_jax.evaluate.rollouts import Rollout
 from wallwm_jax.evaluate.video_quality import VideoQuality
 
 
@@ -140,6 +141,8 @@ class Evaluation:
     """The vision-language side, split by split; empty if it has not been trained."""
     text_sources: DropInResult | None = None
     """The same actions on text from the vision-language side."""
+    rollouts: Sequence[Rollout] = ()
+    """One held-out episode in each mode that has been trained."""
 
 
 VIDEO_LOSS_START_STEP = 50
@@ -170,6 +173,7 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
                 "closed_loop": evaluation.closed_loop.plain() if evaluation.closed_loop else None,
                 "language": [dataclasses.asdict(result) for result in evaluation.language],
                 "text_sources": _text_sources(evaluation.text_sources),
+                "rollouts": {rollout.mode: _rollout(rollout) for rollout in evaluation.rollouts},
                 "counts": dict(evaluation.counts),
             },
         }
@@ -178,6 +182,11 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
 
 def _text_sources(result: DropInResult | None) -> dict[str, Any] | None:
     return {**dataclasses.asdict(result), "changes": result.changes} if result else None
+
+
+def _rollout(rollout: Rollout) -> dict[str, Any]:
+    errors = {"end_median": float(np.median(rollout.errors)), "end_mean": float(np.mean(rollout.errors))}
+    return {"episode": rollout.episode, "pieces": len(rollout.pieces), "unit": "mm", **errors}
 
 
 def _headline(result: VerbResult) -> dict[str, Any]:
