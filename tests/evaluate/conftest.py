@@ -1,8 +1,9 @@
-"""An invented evaluation, for tests of the report alone."""
+"""An invented evaluation, for tests of the report alone; and a toy dataset."""
 
 import numpy as np
 import pytest
 
+from tests.evaluate import toy_dataset
 from wallwm_jax.evaluate.baselines import SCENE_RULE
 from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, LoopFilm
 from wallwm_jax.evaluate.errors import ErrorSummary, unit_of
@@ -17,6 +18,7 @@ from wallwm_jax.evaluate.results import (
     TrajectoryExample,
     VerbResult,
 )
+from wallwm_jax.evaluate.rollouts import Piece, Rollout
 from wallwm_jax.evaluate.video_quality import FrameQuality, VideoQuality
 
 VERBS = ("reach", "grasp", "lift", "move", "place", "release", "retreat", "open", "close", "press")
@@ -60,6 +62,13 @@ def _cell(size):
     )  # fmt: skip
 
 
+def _rollout(mode, generator, size):
+    truth = np.cumsum(generator.normal(size=(60, 4)) * 0.01, axis=0)
+    pieces = [Piece(a, a + 6, f"<do> {a}", truth[a : a + 6] + 0.03, a == 12) for a in range(0, 60, 6)]
+    frames, dreams = generator.integers(0, 255, (2, len(pieces), 3, size, size, 3), np.uint8)
+    return Rollout(mode, "tidy <up>", 3, ("front", "topview", "wrist"), 20.0, truth, pieces, frames, dreams)
+
+
 def invent(size: int = 96) -> Evaluation:
     """Ten verbs, six films of `size` pixels, two curves, a closed loop: every section of the report has content."""
     generator = np.random.default_rng(0)
@@ -98,6 +107,7 @@ def invent(size: int = 96) -> Evaluation:
         parameters=parameters,
         counts={"held-out events": 200, "training events": 900, "video steps": 6},
         seconds=161.0,
+        rollouts=[_rollout(mode, generator, size) for mode in ("event mode", "unified mode")],
     )
 
 
@@ -105,3 +115,8 @@ def invent(size: int = 96) -> Evaluation:
 def evaluation():
     """The function that invents an evaluation."""
     return invent
+
+
+@pytest.fixture(scope="session")
+def curated(tmp_path_factory):
+    return toy_dataset.write(tmp_path_factory.mktemp("curated"))

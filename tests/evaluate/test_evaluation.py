@@ -1,20 +1,15 @@
 """Open loop and the whole evaluation, on a small invented dataset and the micro model."""
 
-import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from tests.evaluate.toy_dataset import SIZE, VIEWS
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.data.curation.events import EventRow
-from wallwm_jax.data.curation.index import EventIndex
-from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.packing import event_batch
 from wallwm_jax.data.settings import LoaderSettings
-from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.evaluate.dreams import Reconstruct
 from wallwm_jax.evaluate.evaluation import evaluate, read_curve
 from wallwm_jax.evaluate.events import future_frames, observation, recorded_event, select_rows, spread_over_verbs
@@ -29,57 +24,7 @@ from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
 
-SIZE, VIEWS = 16, ("front", "wrist")
 LOADER = LoaderSettings(row_frames=4, max_latent_frames=3, text_length=16, spatial_compression=4)
-PLAN = (("reach", "puck", 12), ("grasp", "puck", 4), ("lift", "puck", 7), ("reach", "drawer", 20))
-"""Verb, object and control steps of the events of each episode; the last is longer than the longest bucket (16)."""
-
-
-def _episode(generator):
-    """Straight lines to random places for reach; a closing gripper for grasp; up by 10 cm for lift."""
-    state, pose = [], np.array([0.5, 0.0, 0.2, 1.0])
-    for verb, _, steps in PLAN:
-        goal = pose.copy()
-        if verb == "reach":
-            goal[:2] = generator.uniform(-0.3, 0.3, 2)
-        goal[2] += 0.1 * (verb == "lift")
-        goal[3] = 0.0 if verb == "grasp" else goal[3]
-        state += [pose + (goal - pose) * step / steps for step in range(steps)]
-        pose = goal
-    return np.array(state), np.array([*state[1:], pose])
-
-
-@pytest.fixture(scope="module")
-def curated(tmp_path_factory):
-    """Six training episodes and two held-out ones, as curation leaves them on disk."""
-    root = tmp_path_factory.mktemp("curated")
-    (root / "frames").mkdir()
-    names = {name: f"right_arm.{name}" for name in ("x", "y", "z", "gripper")}
-    embodiment = Embodiment("toy", 20.0, VIEWS, "observation.state", "action", names, names)
-    generator, rows, states, actions = np.random.default_rng(0), [], [], []
-    for episode in range(8):
-        state, action = _episode(generator)
-        start, split = 0, "train" if episode < 6 else "heldout"
-        for verb, name, steps in PLAN:
-            row = EventRow("toy", episode, start, start + steps, "action", f"{verb} {name}", verb, name, split=split)
-            cluster = PLAN.index((verb, name, steps))
-            rows.append(dataclasses.replace(row, vision_language_cluster=cluster, action_cluster=cluster % 2))
-            start += steps
-        frames = generator.integers(0, 255, (start, len(VIEWS), SIZE, SIZE, 3), dtype=np.uint8)
-        np.save(root / "frames" / f"episode_{episode:06d}.npy", frames)
-        states.append(embodiment.lift(state))
-        actions.append(embodiment.lift(action))
-    length = len(states[0])
-    numbers = {
-        "episodes": np.arange(8), "lengths": np.full(8, length), "camera_known": np.zeros(8, bool),
-        "state": np.concatenate(states), "action": np.concatenate(actions),
-        "intrinsics": np.tile(np.eye(3, dtype=np.float32), (8 * length, 2, 1, 1)),
-        "extrinsics": np.tile(np.eye(4, dtype=np.float32), (8 * length, 2, 1, 1)),
-        "borders": np.zeros((8, 2, 4), int),
-    }  # fmt: skip
-    ones, report = np.ones(26), {"image_shape": [SIZE, SIZE, 3]}
-    statistics = Statistics(-ones, ones, -ones, ones)
-    return CuratedDataset(root, EventIndex.from_rows(rows), statistics, embodiment, report, numbers)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +44,8 @@ def micro(curated):
 @pytest.fixture(scope="module")
 def evaluation(micro, curated, settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("metrics") / "video.jsonl"
-    lines = [{"step": step, "stage": "video", "loss": 1 / step, "heldout_loss": 2 / step} for step in (25, 50, 100)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 101, "loss": None}]))
+    lines = [{"step": step, "video_loss": 1 / step, "loss": -1.0, "heldout_loss": 2 / step} for step in (25, 50, 100)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 101, "video_loss": None}]))
     return evaluate(*micro, curated, settings, metrics_files={"video": path}, progress=lambda _: None)
 
 
@@ -116,6 +61,7 @@ def test_event_mode_sees_what_the_loader_would_show(curated):
         3, 3, curated.embodiment, curated.statistics, window,
     )  # fmt: skip
     unknown = {"frames", "actions", "intrinsics", "extrinsics", "camera_mask", "event_rows", "text", "text_mask"}
+    unknown |= {"effectors", "effector_mask"}
     for name in set(batch._fields) - unknown:
         np.testing.assert_allclose(getattr(batch, name), getattr(loader, name), atol=1e-6, err_msg=name)
     np.testing.assert_array_equal(batch.frames[:, 0], loader.frames[:, 0])

@@ -40,7 +40,7 @@ def test_report_is_self_contained_and_small(evaluation, tmp_path):
     assert page.stack == []
     assert page.references and all(reference.startswith("data:image/") for reference in page.references)
     assert "http://" not in text and "https://" not in text and "url(" not in text
-    for kind, count in (("jpeg", 6 * 3 + 2), ("webp", 6)):
+    for kind, count in (("jpeg", 6 * 3 + 2 + 2 * 3), ("webp", 6)):
         assert sum(reference.startswith(f"data:image/{kind}") for reference in page.references) == count
     assert path.stat().st_size < 5e6
     assert list(tmp_path.iterdir()) == [path]
@@ -72,11 +72,27 @@ def test_the_closed_loop_is_shown_cell_by_cell(evaluation, tmp_path):
     assert "films" not in read["cells"][0] and read["cells"][0]["details"] == [{"name": "a", "progress": 61.5}]
 
 
+def test_rollouts_are_drawn_and_summed_up(evaluation, tmp_path):
+    """Both modes' pieces, what was refused, the median error (30 mm along every axis), and the same in the JSON."""
+    text = render(evaluation(16))
+    for words in (
+        "event mode: “tidy &lt;up&gt;”",
+        "unified mode:",
+        "10 pieces; the arm ends 52 mm off",
+        "refused to act in 1",
+    ):
+        assert words in text
+    write_metrics(evaluation(16), tmp_path / "metrics.json")
+    read = json.loads((tmp_path / "metrics.json").read_text())["detail"]["rollouts"]
+    assert set(read) == {"event mode", "unified mode"}
+    assert read["event mode"]["end_median"] == pytest.approx(30 * 3**0.5) and read["event mode"]["pieces"] == 10
+
+
 def test_report_without_optional_results_still_renders(evaluation):
     """A run without training history, simulator or video has a shorter page, not a broken one."""
     empty = dataclasses.replace(
         evaluation(16), video=None, closed_loop=None, length=None, curves=[], filmstrips=[], clusters=[], parameters=[],
-        trajectories=[], end_points={},
+        trajectories=[], end_points={}, rollouts=[],
     )  # fmt: skip
     assert _Page(render(empty)).stack == []
     assert metrics(empty)["video_loss_start"] is None
