@@ -65,7 +65,9 @@ def _cell(size):
 def _rollout(mode, generator, size):
     truth = np.cumsum(generator.normal(size=(60, 4)) * 0.01, axis=0)
     pieces = [Piece(a, a + 6, f"<do> {a}", truth[a : a + 6] + 0.03, a == 12) for a in range(0, 60, 6)]
-    frames, dreams = generator.integers(0, 255, (2, len(pieces), 3, size, size, 3), np.uint8)
+    frames, dreams = np.repeat(generator.integers(0, 255, (2, len(pieces), 3, 1, 1, 3), np.uint8), size, 3).repeat(
+        size, 4
+    )
     return Rollout(mode, "tidy <up>", 3, ("front", "topview", "wrist"), 20.0, truth, pieces, frames, dreams)
 
 

@@ -12,6 +12,7 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.conditions import WindowSettings, condition_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
+from wallwm_jax.infer.safety import EMPTY_TEXT
 
 ARM = [10, 11, 12]
 KEY = jax.random.key(0)
@@ -216,3 +217,19 @@ def test_text_from_elsewhere_takes_the_place_of_captions(make_mode, observe):
             np.testing.assert_array_equal(one.actions.actions, other.actions.actions)
     np.testing.assert_array_equal(mode.durations(observations, short), mode.durations(observations, captions))
     assert mode.compiled == programs
+
+
+@pytest.mark.parametrize("given", ["caption", "condition"])
+def test_told_nothing_it_holds_still_and_says_so(make_mode, observe, given):
+    """A blank caption, or a condition without a token: that event alone is refused, with or without known lengths."""
+    mode, observations = make_mode(), [observe(0), observe(1)]
+    captions = ["lift", "  "]
+    if given == "condition":
+        condition = mode.encode(captions)
+        captions = TextCondition(condition.features, condition.mask & np.array([True, False])[:, None, None])
+    for steps in (None, [6, 6]):
+        fine, refused = mode.predict(observations, captions, steps, key=KEY, dream=False)
+        assert fine.failure is None and refused.failure.name == EMPTY_TEXT
+        np.testing.assert_array_equal(
+            refused.actions.actions[:, ARM], np.tile(observe(1).state[ARM], (refused.steps, 1))
+        )

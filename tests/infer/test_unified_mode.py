@@ -10,6 +10,7 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.conditions import ChunkSettings, WindowSettings, chunk_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
+from wallwm_jax.infer.safety import EMPTY_TEXT
 from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, TextRequest, TextSource
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 
@@ -187,3 +188,11 @@ def test_bad_input_is_refused(make_mode, observe, seen):
         mode.act([lost], ["lift"], key=KEY)
     with pytest.raises(InputError, match="history_latents: found -1"):
         ChunkSettings(history_latents=-1)
+
+
+def test_told_nothing_it_holds_still_and_says_so(make_mode, observe, seen):
+    """A blank instruction stops its own robot and no other."""
+    mode = make_mode()
+    fine, refused = mode.act([seen(mode, 0), seen(mode, 1)], ["lift", ""], key=KEY)
+    assert fine.failure is None and refused.failure.name == EMPTY_TEXT
+    np.testing.assert_array_equal(refused.actions.actions[:, ARM], np.tile(observe(1).state[ARM], (16, 1)))

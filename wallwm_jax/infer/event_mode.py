@@ -15,8 +15,16 @@ from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.infer.conditions import WindowSettings, check_observations, condition_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
-from wallwm_jax.infer.programs import Programs, Text, film
-from wallwm_jax.infer.safety import NON_FINITE_DURATION, NON_FINITE_VIDEO, Failure, Limits, SafetySettings, guard
+from wallwm_jax.infer.programs import Programs, Text, film, without_text
+from wallwm_jax.infer.safety import (
+    EMPTY_TEXT,
+    NON_FINITE_DURATION,
+    NON_FINITE_VIDEO,
+    Failure,
+    Limits,
+    SafetySettings,
+    guard,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +116,7 @@ class EventMode:
         key: PRNGKeyArray,
         dream: bool = True,
     ) -> list[EventPrediction]:
-        """Predicts one event for each observation and its caption.
+        """Predicts one event for each observation and its caption; without a caption it holds still.
 
         Args:
             captions: texts, or their like from another source as a `TextCondition`.
@@ -122,10 +130,11 @@ class EventMode:
         """
         check_observations(observations)
         text = self.programs.condition(captions, len(observations))
-        failures: dict[int, Failure] = {}
+        failures = {place: Failure(EMPTY_TEXT) for place in without_text(captions)}
         if steps is None:
             expected, longest = self.durations(observations, text), self.settings.window.max_steps
-            failures = {i: Failure(NON_FINITE_DURATION) for i in np.flatnonzero(~np.isfinite(expected)).tolist()}
+            unknown = {i: Failure(NON_FINITE_DURATION) for i in np.flatnonzero(~np.isfinite(expected)).tolist()}
+            failures = unknown | failures
             steps = np.clip(np.round(np.nan_to_num(expected)), 1, longest).astype(int)
         if len(steps) != len(observations):
             raise InputError("steps", len(steps), f"one for each of {len(observations)} events")
@@ -160,7 +169,8 @@ class EventMode:
         text = self.programs.condition(captions, len(observations))
         steps = [prediction.steps - done for prediction, done in zip(predictions, executed, strict=True)]
         buckets = [prediction.bucket for prediction in predictions]
-        return self._predict(observations, text, steps, buckets, {}, key, dream)
+        failures = {place: Failure(EMPTY_TEXT) for place in without_text(captions)}
+        return self._predict(observations, text, steps, buckets, failures, key, dream)
 
     def _predict(self, observations, text, steps, buckets, failures, key, dream) -> list[EventPrediction]:
         places: dict[int, list[int]] = defaultdict(list)

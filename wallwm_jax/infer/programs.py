@@ -130,6 +130,13 @@ class Programs:
         return {bucket: (video[:, :bucket], actions[:, :, : layout.actions(bucket)]) for bucket in layout.buckets}
 
 
+def without_text(given: Text) -> list[int]:
+    """The predictions that are told nothing: a blank caption, or a condition all of whose tokens are masked."""
+    if isinstance(given, TextCondition):
+        return np.flatnonzero(~np.asarray(given.mask).any((1, 2))).tolist()
+    return [place for place, caption in enumerate(given) if not caption.strip()]
+
+
 def _rows(values: np.ndarray, chosen: Sequence[int], rows: int) -> np.ndarray:
     """`values` at `chosen`, and zeros up to `rows`."""
     result = np.zeros((rows, *values.shape[1:]), values.dtype)

@@ -1,6 +1,6 @@
-"""The vision-language side behind the interfaces of both modes: a planner of events, and sources of text features."""
+"""The vision-language side behind the interfaces of both modes: a planner of events, and a source of text features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from wallwm_jax.core.planner_states import Execution, InitialPlan, Unit, serialise
 from wallwm_jax.data.traces import NOTHING
@@ -52,18 +52,6 @@ class EventPlanner:
     def _next(self, request: PlannerRequest, done: tuple[str, ...]) -> str:
         (event,) = self._reasoning.next_events([Situation(request.observation, request.instruction, done)])
         return event.caption
-
-
-class ConditionerSource:
-    """Captions of a callable, encoded by the vision-language side in place of the text encoder (stage 3)."""
-
-    def __init__(self, reasoning: Reasoning, caption: Callable[[TextRequest], str]):
-        self._reasoning, self._caption = reasoning, caption
-
-    def condition(self, requests: Sequence[TextRequest]) -> TextCondition:
-        """Raises InputError if a caption is empty or too long."""
-        captions = [self._caption(request) for request in requests]
-        return self._reasoning.condition_of_captions([_situation(request) for request in requests], captions)
 
 
 class LatentSource:

@@ -9,10 +9,11 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import BASE, GRIPPER, HEAD, LEFT_ARM, LIFT, POSITION, RIGHT_ARM, ActionChunk
 from wallwm_jax.data.statistics import Statistics
 
-NON_FINITE_ACTIONS, NON_FINITE_VIDEO, NON_FINITE_DURATION = (
+NON_FINITE_ACTIONS, NON_FINITE_VIDEO, NON_FINITE_DURATION, EMPTY_TEXT = (
     "non-finite actions",
     "non-finite video",
     "non-finite duration",
+    "empty text",
 )
 
 

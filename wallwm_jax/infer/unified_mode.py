@@ -19,8 +19,8 @@ from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.infer.conditions import ChunkSettings, check_state, chunk_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.history import History
-from wallwm_jax.infer.programs import Programs, Text, film
-from wallwm_jax.infer.safety import NON_FINITE_VIDEO, Failure, Limits, SafetySettings, guard
+from wallwm_jax.infer.programs import Programs, Text, film, without_text
+from wallwm_jax.infer.safety import EMPTY_TEXT, NON_FINITE_VIDEO, Failure, Limits, SafetySettings, guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class UnifiedMode:
     def act(
         self, histories: Sequence[History], text: Text, *, key: PRNGKeyArray, dream: bool = False
     ) -> list[ChunkPrediction]:
-        """One chunk for each robot, from what it has seen so far and what it is told.
+        """One chunk for each robot, from what it has seen so far and what it is told; told nothing, it holds still.
 
         Args:
             histories: one a robot; the observation pushed last is the anchor that actions are relative to.
@@ -108,12 +108,13 @@ class UnifiedMode:
         for place, history in enumerate(histories):
             check_state(f"history {place}: state", history.state, history.dof_mask)
         given, predictions, rows = self.programs.condition(text, len(histories)), [], self.settings.rows
+        untold = frozenset(without_text(text))
         for first in range(0, len(histories), rows):
             chosen = range(first, min(first + rows, len(histories)))
-            predictions += self._act_rows(histories, given, chosen, key, dream)
+            predictions += self._act_rows(histories, given, chosen, untold, key, dream)
         return predictions
 
-    def _act_rows(self, histories, text, chosen, key, dream) -> list[ChunkPrediction]:
+    def _act_rows(self, histories, text, chosen, untold, key, dream) -> list[ChunkPrediction]:
         window = self.settings.window
         bucket, members = window.buckets[-1], [histories[i] for i in chosen]
         batch = chunk_batch(members, self.settings.rows, self.embodiment, self._statistics, window)
@@ -121,8 +122,9 @@ class UnifiedMode:
         noise = self.programs.noise(key, chosen, given, bucket)
         actions, frames, finite = self.programs.denoise(bucket, batch, given, noise, dream)
         predictions = []
-        for row, history in enumerate(members):
+        for row, (index, history) in enumerate(zip(chosen, members, strict=True)):
             known = None if finite[row] else Failure(NON_FINITE_VIDEO)
+            known = Failure(EMPTY_TEXT) if index in untold else known
             chunk, failure, clipped = self._chunk(actions[row], history, known)
             shown = None if frames is None or failure else film(frames[row], window.observed_slots)
             predictions.append(ChunkPrediction(chunk, shown, failure, clipped))
