@@ -85,11 +85,14 @@ def test_the_same_seed_means_the_same_words(protocol, tmp_path):
         (lambda v: v["cells"][0].update(kind="easy"), r"cells\[0\].kind"),
         (lambda v: v["cells"][0].update(programs=["juggle"]), "program"),
         (lambda v: v["cells"][0].update(kind="unseen"), r"cells\[0\].programs"),
-        (lambda v: v["cells"][0].update(first_seed=10_190), "seed 10190 of cell 'tours': found in the recording plan"),
-        (lambda v: v["cells"][1].update(first_seed=5_000_010), "seed 5000010 .* cell 'tours'"),
-        (lambda v: v["cells"][3]["switches"][0].update(after=4), "switches"),
-        (lambda v: v["cells"][3]["switches"][0].update({"from": 0}), r"switches\[0\]: found the tasks"),
-        (lambda v: v["cells"][3].update(switches=[]), r"cells\[3\]"),
+        (
+            lambda v: v["cells"][0].update(first_seed=10_190),
+            "seed 10190 of cell 'in distribution': found in the recording plan",
+        ),
+        (lambda v: v["cells"][1].update(first_seed=5_000_010), "seed 5000010 .* cell 'in distribution'"),
+        (lambda v: v["cells"][2]["switches"][0].update(after=4), "switches"),
+        (lambda v: v["cells"][2]["switches"][0].update({"from": 0}), r"switches\[0\]: found the tasks"),
+        (lambda v: v["cells"][2].update(switches=[]), r"cells\[2\]"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(tmp_path, change, field):
