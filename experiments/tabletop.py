@@ -65,17 +65,17 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     # Both objectives regress the clean end of the flow: on so few steps the velocity's error at small t, which grows
     # with 1 / t^2, would drown what has to be learned at large t.
-    config.recipe = (1, 2, 0, 3, 4, 5) if arg == "stages" else (1, 2)
+    config.recipe = {"demo": (1, 2, 5), "hour": (1, 2), "stages": (1, 2, 0, 3, 4, 5)}[arg]
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
-    config.stages.video.steps = 450 if demo else 2000
+    config.stages.video.steps = 400 if demo else 2000
     config.stages.video.warmup_steps = 180 if demo else 50
     config.stages.video.learning_rate = 1e-2
     config.stages.video.adamw_learning_rate = 4e-3
     config.stages.video.objective.time_shift = 2.5 if demo else 5.0
     config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
-    config.stages.action.steps = 440 if demo else 4500
+    config.stages.action.steps = 400 if demo else 4500
     config.stages.action.learning_rate = 5e-3
     config.stages.action.adamw_learning_rate = 3e-3
     config.stages.action.objective.draws = 3
@@ -94,7 +94,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
         config.stages[name].warmup_steps = 50
 
     config.stages.adaptation = default_config("adaptation")
-    config.stages.adaptation.steps = 1500
+    config.stages.adaptation.steps = 60 if demo else 1500
     config.stages.adaptation.learning_rate = 3e-3
     config.stages.adaptation.adamw_learning_rate = 1e-3
     for part in ("video", "action"):
