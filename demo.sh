@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Watch it work: curates the recorded sample, trains both stages, evaluates on held-out episodes and writes a report.
+# Watch it work: curates the recorded sample, trains three stages, evaluates on held-out episodes and writes a report.
 # Needs Python >= 3.11 and pip; no GPU, no account. At most ten minutes on two cores after the installation.
 #   bash demo.sh [run folder, default runs/demo]
 set -euo pipefail
