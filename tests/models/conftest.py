@@ -137,8 +137,8 @@ def lay_out_outputs(samples: list[Sample], rows: list[list[int]], events: list[t
 class Micro:
     """The micro model, its parameters and one compiled joint pass."""
 
-    def __init__(self, **options: Any):
-        self.model = WorldAction(variant("micro"), VIEWS, **options)
+    def __init__(self, overrides: dict[str, Any] | None = None, **options: Any):
+        self.model = WorldAction(variant("micro", overrides), VIEWS, **options)
         batch, _ = lay_out([Sample.draw(0, 2, 2, text=3)], [[0]])
         self.fresh, self.declarations = init_parameters(self.model, jax.random.key(0), batch)
         self.params = randomise(self.fresh, 1)
@@ -171,6 +171,12 @@ class Micro:
 @pytest.fixture(scope="session")
 def micro() -> Micro:
     return Micro()
+
+
+@pytest.fixture(scope="session")
+def blind() -> Micro:
+    """Without keyframe readers, waypoints and painter, which look at all views at once: the towers alone."""
+    return Micro({"reader": ()})
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,8 @@ def test_coupling_is_one_way(micro, inputs):
 
 
 def test_two_passes_equal_the_joint_pass(micro, inputs, helpers):
-    """Video alone, then actions on its cached features, give what the joint pass gives."""
+    """Video alone, then actions on its cached features, give what the joint pass gives (fp32 sums in another order, of
+    numbers up to a thousand that the randomised painter makes)."""
     batch, noises = inputs
 
     def separately(params):
@@ -90,7 +91,7 @@ def test_two_passes_equal_the_joint_pass(micro, inputs, helpers):
 
     joint = micro.joint(micro.params, batch, noises)
     for one, other in zip(jax.jit(separately, compiler_options=helpers.QUICK)(micro.params), joint, strict=False):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
 def test_text_reaches_its_own_event_only(micro, samples, inputs, helpers):
