@@ -89,11 +89,11 @@ def test_unified_mode_is_told_what_its_source_says(play):
     """The instruction once and for all; or the due event's caption, anew for every chunk. The history is filled at the
     control rate, though a plan is asked for only once a chunk."""
     mode = Chunks()
-    result = play(UnifiedController(mode, "instruction", lambda told: InstructionSource(mode.encode), KEY))
+    result = play(UnifiedController(mode, "instruction", InstructionSource(mode.encode), KEY))
     assert [len(part) for part in mode.told] == [2] and result.completed > 0 and not result.refusals
     assert mode.lengths[:3] == [[1, 1], [9, 9], [9, 9]]
     mode = Chunks()
-    controller = UnifiedController(mode, "captions", lambda told: CaptionSource(mode.encode, told), KEY, True)
+    controller = UnifiedController(mode, "captions", CaptionSource(mode.encode, lambda asked: asked.caption), KEY, True)
     play(controller)
     assert len(mode.told) == len(mode.lengths) and all("drawer" in part[0] for part in mode.told if len(part) == 2)
     assert controller.name == "unified mode, captions"
@@ -103,7 +103,7 @@ def test_memory_grows_when_an_event_is_expected_to_end(play):
     """Within a chunk: after each one. Longer than it: never."""
     for steps, expected in ((8.0, [0, 1, 2]), (9.0, [0, 0, 0])):
         mode, reasoning = Chunks(), Script(["a", "b", "c", "d", "e"], steps)
-        play(UnifiedController(mode, "x", lambda told, m=mode: InstructionSource(m.encode), KEY, False, reasoning))
+        play(UnifiedController(mode, "x", InstructionSource(mode.encode), KEY, False, reasoning))
         assert [len(done) for done in reasoning.asked[:6:2]] == expected
 
 

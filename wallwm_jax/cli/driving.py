@@ -21,7 +21,7 @@ from wallwm_jax.infer.conditions import ChunkSettings
 from wallwm_jax.infer.event_mode import EventMode
 from wallwm_jax.infer.reasoning import Reasoning, ReasoningSettings
 from wallwm_jax.infer.reasoning_sources import LatentSource
-from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource
+from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, TextRequest
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.train.architecture import model_of, reasoner_of
 from wallwm_jax.train.checkpoint import Checkpoint, read_checkpoint
@@ -33,7 +33,9 @@ Controllers = Callable[[Sequence[Any], Array], list[Any]]
 """Environments and a key to the controllers that are compared."""
 
 
-def drive_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path, mode: str) -> None:
+def drive_run(
+    config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path, mode: str
+) -> ClosedLoopResult:
     """Every cell of the config's protocol under every controller of a mode; writes closed_loop_<mode>.json and .html.
 
     The world model is that of the last finished stage of 5 and 2. Raises InputError for an unknown mode, and for one
@@ -55,6 +57,7 @@ def drive_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workdir:
     html = page.document(f"wallwm: {mode} mode in the closed loop", "", closed_loop_section.render(result))
     write_text(workdir / f"closed_loop_{mode}.html", html)
     print(f"report: {(workdir / f'closed_loop_{mode}.html').resolve()}")
+    return result
 
 
 def event_controllers(
@@ -94,17 +97,20 @@ def unified_controllers(
 
     def make(environments: Sequence[Any], key: Array) -> list[Any]:
         controllers = [
-            UnifiedController(mode, "global instruction", lambda told: InstructionSource(mode.encode), key),
-            UnifiedController(mode, "a caption a chunk", lambda told: CaptionSource(mode.encode, told), key, True),
+            UnifiedController(mode, "global instruction", InstructionSource(mode.encode), key),
+            UnifiedController(mode, "a caption a chunk", CaptionSource(mode.encode, _told), key, oracle=True),
         ]
         if reasoning is not None:
             latents = LatentSource(reasoning)
-            controllers.append(
-                UnifiedController(mode, "Staircase latents", lambda told: latents, key, reasoning=reasoning)
-            )
+            controllers.append(UnifiedController(mode, "Staircase latents", latents, key, reasoning=reasoning))
         return controllers
 
     return make
+
+
+def _told(request: TextRequest) -> str:
+    """The due event's caption; nothing, at which the mode holds still, if nobody knows it."""
+    return request.caption or ""
 
 
 def unified_mode(

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
         if name == "evaluate":
             subparser.add_argument("--mode", help="drive the simulator instead: event or unified (extra `sim`)")
+            subparser.add_argument("--rerun", action="store_true", help="also write a Rerun recording (extra `rerun`)")
         if name == "train":
             subparser.add_argument("--stage", type=int, required=True, help="0 to 5, see README")
     record = commands.add_parser("record", help="record simulated episodes as LeRobot v3.0 (extra `sim`)")
@@ -72,7 +73,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     from wallwm_jax.cli import pipeline
 
     folder = pipeline.open_run(options.config, options.set, options.workdir)
-    pipeline.evaluate(folder) if options.mode is None else pipeline.drive(folder, options.mode)
+    if options.mode is None:
+        pipeline.evaluate(folder, options.rerun)
+    else:
+        pipeline.drive(folder, options.mode, options.rerun)
 
 
 def _record(options: argparse.Namespace) -> None:

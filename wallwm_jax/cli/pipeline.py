@@ -119,21 +119,34 @@ def index_observation_windows(folder: RunFolder, stage: Any) -> None:
         index_windows(CuratedDataset.open(folder.curated), loader_settings(stage, folder.config), settings)
 
 
-def evaluate(folder: RunFolder) -> None:
-    """Evaluates the trained model on held-out episodes; writes report.html and metrics.json into the workdir."""
+def evaluate(folder: RunFolder, rerun: bool = False) -> None:
+    """Evaluates the trained model on held-out episodes; writes report.html and metrics.json into the workdir, and with
+    `rerun` its rollouts as rollouts.rrd."""
     from wallwm_jax.cli import evaluation
+    from wallwm_jax.evaluate import rerun_export
+
+    if rerun:
+        rerun_export.check_installed()
 
     with _timed(folder, "evaluate"):
         result = evaluation.evaluate_run(folder.config, folder.curated, folder.workdir)
     evaluation.write_report(result, folder.workdir, sum(_seconds(folder).values()))
+    if rerun:
+        rerun_export.write_rollouts(result.rollouts, folder.workdir / "rollouts.rrd")
 
 
-def drive(folder: RunFolder, mode: str) -> None:
-    """Drives the simulator through the config's protocol in one of the two modes."""
+def drive(folder: RunFolder, mode: str, rerun: bool = False) -> None:
+    """Drives the simulator through the config's protocol in one of the two modes; with `rerun` also writes the films as
+    closed_loop_<mode>.rrd."""
     from wallwm_jax.cli import driving
+    from wallwm_jax.evaluate import rerun_export
 
+    if rerun:
+        rerun_export.check_installed()
     with _timed(folder, f"drive_{mode}"):
-        driving.drive_run(folder.config, folder.curated, folder.workdir, mode)
+        result = driving.drive_run(folder.config, folder.curated, folder.workdir, mode)
+    if rerun:
+        rerun_export.write_closed_loop(result, folder.workdir / f"closed_loop_{mode}.rrd")
 
 
 class _timed:

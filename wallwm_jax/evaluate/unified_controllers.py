@@ -1,7 +1,7 @@
 """Controllers of the closed loop that no oracle helps: event mode with its own planner, and unified mode on any source
 of text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -49,9 +49,8 @@ class UnifiedController:
 
     Args:
         name: of the source.
-        source: made from a function that tells the due event's caption of a request.
         key: all noise; every call draws its own.
-        oracle: whether the source asks for that caption.
+        oracle: whether the source is told the due event's caption.
         reasoning: keeps the memory of past events, for sources that read it: an event is taken to be over after the
             chunk within which its remaining time was expected to end. None keeps none.
     """
@@ -62,15 +61,13 @@ class UnifiedController:
         self,
         mode: UnifiedMode,
         name: str,
-        source: Callable[[Callable[[TextRequest], str]], TextSource],
+        source: TextSource,
         key: PRNGKeyArray,
         oracle: bool = False,
         reasoning: Reasoning | None = None,
     ):
         self.name, self.oracle = f"unified mode, {name}", oracle
-        self._mode, self._key, self._calls, self._reasoning = mode, key, 0, reasoning
-        self._captions: dict[int, str] = {}
-        self._source = source(lambda request: self._captions[id(request.observation)])
+        self._mode, self._source, self._key, self._calls, self._reasoning = mode, source, key, 0, reasoning
         self._histories: dict[int, History] = {}
         self._memory: dict[int, tuple[str, ...]] = {}
 
@@ -82,17 +79,16 @@ class UnifiedController:
                 self._histories[request.scene], self._memory[request.scene] = self._mode.history(), ()
             for observation in (*request.watched, request.observation):
                 self._histories[request.scene].push(observation)
-        self._captions = {id(request.observation): request.caption or "" for request in requests}
-        asked = [
-            TextRequest(request.instruction, request.observation, request.elapsed, self._memory[request.scene])
-            for request in requests
-        ]
-        text = self._source.condition(asked)
+        text = self._source.condition([self._asked(request) for request in requests])
         self._remember(requests)
         histories = [self._histories[request.scene] for request in requests]
         predictions = self._mode.act(histories, text, key=key)
         lower = self._mode.embodiment.lower
         return [Plan(lower(prediction.actions.actions)) for prediction in predictions]
+
+    def _asked(self, request: Request) -> TextRequest:
+        memory = self._memory[request.scene]
+        return TextRequest(request.instruction, request.observation, request.elapsed, memory, request.caption)
 
     def _remember(self, requests: Sequence[Request]) -> None:
         """Adds the events that this chunk is expected to end."""

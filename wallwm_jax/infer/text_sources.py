@@ -23,6 +23,8 @@ class TextRequest(NamedTuple):
     """Chunks of this rollout that came before."""
     done: tuple[str, ...] = ()
     """Captions of the events that are over, in order."""
+    caption: str | None = None
+    """The event that is due, where somebody knows it."""
 
 
 @runtime_checkable
