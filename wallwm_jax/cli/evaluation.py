@@ -9,7 +9,6 @@ import jax
 import ml_collections
 
 from wallwm_jax.cli.driving import finished, reasoning_of, unified_mode
-from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.packing import empty_batch
@@ -32,10 +31,7 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
 
     Raises InputError if that stage has not finished, or its checkpoint is of another architecture than the config's.
     """
-    dataset, checkpoint = CuratedDataset.open(curated), read_checkpoint(workdir / "action" / "checkpoints")
-    steps = config.stages.action.steps
-    if checkpoint.step < steps:
-        raise InputError(f"{workdir / 'action'}", f"step {checkpoint.step} of {steps}", "a finished action stage")
+    dataset, checkpoint = CuratedDataset.open(curated), finished(workdir, "action", required=True)
     model = build_model(config.model, len(dataset.views))
     check_equal(f"checkpoint {workdir / 'action'}: model", checkpoint.records.model, architecture(model))
     settings = EvaluationSettings.from_config(config)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.models.variants import row_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +70,4 @@ REASONERS: Mapping[str, ReasonerVariant] = {
 
 def reasoner_variant(name: str, overrides: Mapping[str, object] | None = None) -> ReasonerVariant:
     """The row `name` with some fields replaced; raises InputError for an unknown row or field."""
-    if name not in REASONERS:
-        raise InputError("reasoner.variant", repr(name), f"one of {sorted(REASONERS)}")
-    overrides = dict(overrides or {})
-    fields = [field.name for field in dataclasses.fields(ReasonerVariant)]
-    unknown = sorted(set(overrides) - set(fields))
-    if unknown:
-        raise InputError("reasoner.overrides", unknown, f"fields of ReasonerVariant: {fields}")
-    return dataclasses.replace(REASONERS[name], **overrides)
+    return row_of(REASONERS, "reasoner", name, overrides)

@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.nn.video_codec import HaarCodec
+
+Row = TypeVar("Row")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +101,18 @@ VARIANTS: Mapping[str, Variant] = {
 
 def variant(name: str, overrides: Mapping[str, object] | None = None) -> Variant:
     """The row `name` with some fields replaced; raises InputError for an unknown row or field."""
-    if name not in VARIANTS:
-        raise InputError("model.variant", repr(name), f"one of {sorted(VARIANTS)}")
-    overrides = dict(overrides or {})
-    fields = [field.name for field in dataclasses.fields(Variant)]
-    unknown = sorted(set(overrides) - set(fields))
+    return row_of(VARIANTS, "model", name, overrides)
+
+
+def row_of(rows: Mapping[str, Row], section: str, name: str, overrides: Mapping[str, object] | None = None) -> Row:
+    """The row `name` of a table of sizes with some fields replaced; `section` is the config's that names it.
+
+    Raises InputError for an unknown row or field.
+    """
+    if name not in rows:
+        raise InputError(f"{section}.variant", repr(name), f"one of {sorted(rows)}")
+    fields = [field.name for field in dataclasses.fields(rows[name])]
+    unknown = sorted(set(overrides or {}) - set(fields))
     if unknown:
-        raise InputError("model.overrides", unknown, f"fields of Variant: {fields}")
-    return dataclasses.replace(VARIANTS[name], **overrides)
+        raise InputError(f"{section}.overrides", unknown, f"fields of {type(rows[name]).__name__}: {fields}")
+    return dataclasses.replace(rows[name], **overrides or {})
