@@ -72,10 +72,11 @@ def test_run_writes_report_and_metrics_and_finds_its_own_work(run, dataset, caps
 
 def test_every_stage_goes_on_from_the_one_before(run):
     """The text encoder of stage 1 is the same bits in all that follow; the report also holds what the vision-language
-    side knows."""
+    side knows, and an episode in both modes."""
     encoders = [read_checkpoint(run / stage / "checkpoints").averaged["text_encoder"] for stage in STAGES]
     assert len({digest(encoder) for encoder in encoders}) == 1
     detail = json.loads((run / "metrics.json").read_text())["detail"]
+    assert set(detail["rollouts"]) == {"event mode", "unified mode"}
     (language,) = detail["language"]
     assert language["split"] == "heldout" and 0 <= language["following"]["accuracy"] <= 1
     assert set(detail["text_sources"]["errors"]) == {"text encoder", "conditioner", "Staircase latents"}
