@@ -94,7 +94,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
         config.stages[name].warmup_steps = 50
 
     config.stages.adaptation = default_config("adaptation")
-    config.stages.adaptation.steps = 60 if demo else 1500
+    config.stages.adaptation.steps = 60 if demo else 900
     config.stages.adaptation.learning_rate = 3e-3
     config.stages.adaptation.adamw_learning_rate = 1e-3
     for part in ("video", "action"):
