@@ -6,7 +6,9 @@ import pathlib
 import pytest
 
 from tests.data import lerobot_fixture
+from wallwm_jax.cli.driving import finished
 from wallwm_jax.cli.main import main
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.train.checkpoint import read_checkpoint
 
@@ -115,3 +117,12 @@ def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
     assert main(arguments("evaluate", dataset, workdir)) == 2
     errors = capsys.readouterr().err
     assert "video" in errors and "--stage" in errors and "action" in errors
+
+
+def test_a_stage_that_has_saved_nothing_is_not_finished(tmp_path):
+    """Begun and interrupted before its first checkpoint, it is left out; asked for, it is missed by name."""
+    assert finished(tmp_path, "adaptation") is None
+    (tmp_path / "adaptation" / "checkpoints").mkdir(parents=True)
+    assert finished(tmp_path, "adaptation") is None
+    with pytest.raises(InputError, match="adaptation/checkpoints"):
+        finished(tmp_path, "adaptation", required=True)

@@ -24,7 +24,7 @@ from wallwm_jax.infer.reasoning_sources import LatentSource
 from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, TextRequest
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.train.architecture import model_of, reasoner_of
-from wallwm_jax.train.checkpoint import Checkpoint, read_checkpoint
+from wallwm_jax.train.checkpoint import Checkpoint, latest_records, read_checkpoint
 from wallwm_jax.train.sides import loader_settings
 from wallwm_jax.train.stages import stage_of
 
@@ -147,7 +147,7 @@ def reasoning_of(config: ml_collections.ConfigDict, dataset: CuratedDataset, wor
 def finished(workdir: pathlib.Path, name: str, required: bool = False) -> Checkpoint | None:
     """The checkpoint of a stage that has run to its end; None, or InputError if it is `required`."""
     directory = workdir / name / "checkpoints"
-    if not required and not directory.is_dir():
+    if not required and latest_records(directory) is None:
         return None
     checkpoint = read_checkpoint(directory)
     steps = checkpoint.records.config["stages"][name]["steps"]
