@@ -54,10 +54,7 @@ class KnownFlow:
     def read_keyframes(self, batch, text_features, text_mask):
         return text_mask.sum(axis=2)[..., None] / 100.0, None
 
-    def waypoints(self, batch, text_features, text_mask):
-        return None
-
-    def sketch(self, batch, observed, waypoints):
+    def foresee(self, batch, observed, text_features, text_mask):
         return None
 
     def action(self, batch, noisy, time, found, features):

@@ -86,14 +86,19 @@ def test_one_compilation_a_bucket(make_mode, observe):
     mode.predict([observe(0)], ["lift"], [3], key=KEY)
     first = mode.compiled
     assert sorted(first) == [
-        ("act", 2), ("noise", 0), ("observe", 0), ("show", 2), ("text", 0), ("video", 2),
+        ("act", 2), ("foresee", 2), ("noise", 0), ("observe", 0), ("show", 2), ("text", 0), ("video", 2),
     ]  # fmt: skip
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         mode.predict([observe(i) for i in range(5)], ["lift"] * 5, [1, 8, 2, 7, 5], key=jax.random.key(1))
         assert compiled == [] and mode.compiled == first
         mode.predict([observe(0)], ["lift"], [9], key=KEY)
-        assert len(compiled) == 3 and mode.compiled[len(first) :] == (("video", 3), ("act", 3), ("show", 3))
+        assert len(compiled) == 4 and mode.compiled[len(first) :] == (
+            ("foresee", 3),
+            ("video", 3),
+            ("act", 3),
+            ("show", 3),
+        )
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 

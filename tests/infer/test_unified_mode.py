@@ -115,7 +115,7 @@ def test_switching_sources_compiles_nothing_and_draws_the_same_noise(make_mode, 
     mode.warm_up(observe(0).views.shape, dream=True)
     programs = mode.compiled
     assert sorted(programs) == [
-        ("act", 5), ("noise", 0), ("observe", 0), ("show", 5), ("text", 0), ("video", 5),
+        ("act", 5), ("foresee", 5), ("noise", 0), ("observe", 0), ("show", 5), ("text", 0), ("video", 5),
     ]  # fmt: skip
 
     def listen(event, duration, **_):

@@ -162,8 +162,7 @@ class Micro:
         latents = self.apply(params, batch.frames, method="encode_frames")
         observed = self.apply(params, batch, latents, method="keyframes")
         text = self.apply(params, batch.text, batch.text_mask, method="encode_text")
-        waypoints = self.apply(params, batch, text, batch.text_mask, method="waypoints")
-        sketch = self.apply(params, batch, observed, waypoints, method="sketch")
+        sketch = self.apply(params, batch, observed, text, batch.text_mask, method="foresee")
         inputs = (noises["noisy_video"], observed, noises["video_time"], text, batch.text_mask, sketch, sight_cones)
         return self.apply(params, batch, *inputs, method="video")
 

@@ -110,8 +110,7 @@ def test_the_action_loss_reaches_the_branch_through_the_latents():
     keyframes = world.apply({"params": own}, batch, frames, method="keyframes")
     # No gradient passes through a sketch: it is the same for all texts here.
     given = world.apply({"params": own}, batch.text, batch.text_mask, method="encode_text"), batch.text_mask
-    waypoints = world.apply({"params": own}, batch, *given, method="waypoints")
-    sketch = world.apply({"params": own}, batch, keyframes, waypoints, method="sketch")
+    sketch = world.apply({"params": own}, batch, keyframes, *given, method="foresee")
 
     @jax.jit
     def loss(branch):

@@ -20,21 +20,27 @@ def _with_heads(fresh, randomised):
     return fresh | {tower: {**fresh[tower], "head": randomised[tower]["head"]} for tower in ("video", "action")}
 
 
-def test_cross_view_branch_starts_as_the_identity(blind, inputs, helpers):
-    """At initialisation the video equals the tower's without the branch, and every view what it is without the others;
-    once trained (randomised), neither holds."""
-    micro = blind
+def test_cross_view_branch_starts_as_the_identity(micro, inputs, helpers):
+    """At initialisation the video equals the tower's without the branch; once trained (randomised), it does not."""
     batch, noises = inputs
-    alone = batch._replace(view_mask=batch.view_mask & np.array([True, False]))
-    plain = helpers.Micro({"reader": ()}, cross_view=False)
+    plain = helpers.Micro(cross_view=False)
     for params, identical in ((_with_heads(micro.fresh, micro.params), True), (micro.params, False)):
         video = np.asarray(micro.joint(params, batch, noises)[0])
         without = {**params, "blocks": {**params["blocks"], "video": dict(params["blocks"]["video"])}}
         del without["blocks"]["video"]["cross_view"]
         bare = np.asarray(plain.joint(without, batch, noises)[0])
-        single = np.asarray(micro.joint(params, alone, noises)[0])
         real = batch.frame_mask & batch.view_mask.all(-1)
         assert np.array_equal(video[real], bare[real]) == identical
+
+
+def test_untrained_towers_see_one_view_at_a_time(blind, inputs):
+    """At initialisation every view is what it is without the others (waypoints, which read all, apart); randomised, it
+    is not."""
+    batch, noises = inputs
+    alone = batch._replace(view_mask=batch.view_mask & np.array([True, False]))
+    for params, identical in ((_with_heads(blind.fresh, blind.params), True), (blind.params, False)):
+        video, single = (np.asarray(blind.joint(params, given, noises)[0]) for given in (batch, alone))
+        real = batch.frame_mask & batch.view_mask.all(-1)
         assert np.array_equal(video[real][:, 0], single[real][:, 0]) == identical
 
 
@@ -61,7 +67,7 @@ def test_scan_equals_a_loop(micro, inputs):
     def tokens_and_contexts(module):
         latents = module.encode_frames(batch.frames)
         text = module.encode_text(batch.text, batch.text_mask)
-        sketch = module.sketch(batch, latents, module.waypoints(batch, text, batch.text_mask))
+        sketch = module.foresee(batch, latents, text, batch.text_mask)
         given = (batch, noises["noisy_video"], latents, noises["video_time"], text, batch.text_mask, sketch, False)
         video, (video_context, _) = module._video_inputs(*given)
         found, _ = module.read_keyframes(batch, text, batch.text_mask)
@@ -107,7 +113,6 @@ def test_every_parameter_is_declared_and_belongs_to_a_tower(micro):
 
 def test_sight_cones_act_in_training_only_where_cameras_are_known(blind, inputs, helpers):
     """Unknown cameras make the flag a no-op; cameras that share no view cut the cross-view branch."""
-    micro = blind
     batch, noises = inputs
     turn = np.diag([-1.0, 1.0, -1.0])
     extrinsics = np.zeros((*batch.camera_mask.shape, 4, 4), "f")
@@ -117,12 +122,12 @@ def test_sight_cones_act_in_training_only_where_cameras_are_known(blind, inputs,
     focal = np.array([[40.0, 0, 8], [0, 40, 8], [0, 0, 1]], "f")
     intrinsics = np.broadcast_to(focal, (*batch.camera_mask.shape, 3, 3))
     known = batch._replace(camera_mask=np.ones_like(batch.camera_mask), intrinsics=intrinsics, extrinsics=extrinsics)
-    run = jax.jit(lambda b: micro.video(micro.params, b, noises, True)[0], compiler_options=helpers.QUICK)
-    joint = np.asarray(micro.joint(micro.params, batch, noises)[0])
+    run = jax.jit(lambda b: blind.video(blind.params, b, noises, True)[0], compiler_options=helpers.QUICK)
+    joint = np.asarray(blind.joint(blind.params, batch, noises)[0])
     real = batch.frame_mask & batch.view_mask.all(-1)
     np.testing.assert_allclose(np.asarray(run(batch))[real], joint[real], rtol=1e-5, atol=1e-5)
     alone = batch._replace(view_mask=batch.view_mask & np.array([True, False]))
-    single = np.asarray(micro.joint(micro.params, alone, noises)[0])
+    single = np.asarray(blind.joint(blind.params, alone, noises)[0])
     back_to_back = np.asarray(run(known))
     np.testing.assert_allclose(back_to_back[real][:, 0], single[real][:, 0], rtol=1e-5, atol=1e-5)
     assert np.abs(joint[real][:, 0] - single[real][:, 0]).max() > 1e-3
@@ -213,5 +218,9 @@ def test_unknown_sizes_are_refused(micro, inputs):
         variant("huge")
     with pytest.raises(InputError, match=r"model\.overrides"):
         variant("tiny", {"width": 3})
+    with pytest.raises(InputError, match=r"variant\.reader: found .* expected none without a codec"):
+        variant("wan2.2-5b", {"reader": (8,)})
+    with pytest.raises(InputError, match=r"variant\.arms"):
+        variant("tiny", {"arms": (2,)})
     with pytest.raises(InputError, match=r"variant\.embed"):
         variant("tiny", {"embed": 30, "heads": 4})

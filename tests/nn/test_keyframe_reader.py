@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from wallwm_jax.nn.keyframe_reader import KeyframeReader, ReadingEmbedding
+from wallwm_jax.nn.keyframe_reader import Asked, KeyframeReader, ReadingEmbedding
 from wallwm_jax.nn.parameters import unbox
 
 EVENTS, VIEWS, SIDE, LENGTH = 16, 2, 24, 3
@@ -23,12 +23,12 @@ def _inputs(seed):
 
 @pytest.fixture(scope="module")
 def params():
-    reading, params = READER.init_with_output(jax.random.key(0), *map(jnp.asarray, _inputs(0)))
+    reading, params = READER.init_with_output(jax.random.key(0), Asked(*map(jnp.asarray, _inputs(0))))
     return unbox({"reader": params["params"], "embedding": EMBEDDING.init(jax.random.key(1), reading)["params"]})
 
 
 def _read(params, inputs):
-    reading = READER.apply({"params": params["reader"]}, *inputs)
+    reading = READER.apply({"params": params["reader"]}, Asked(*map(jnp.asarray, inputs)))
     return EMBEDDING.apply({"params": params["embedding"]}, reading)
 
 

@@ -1,6 +1,7 @@
 """The losses of stages 1 and 2 on the "micro" model: what masks exclude has no influence; nothing flows back."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +111,22 @@ def test_evaluation_conditions_are_those_of_inference():
     """No sight cones, no dropped captions, no jitter, even times, the model's own waypoints, and the flow's loss alone;
     everything else is kept."""
     video, action = (dataclasses.replace(settings, time_shift=3.0) for settings in (VIDEO, ACTION))
-    untaught = {"waypoint_weight": 0.0, "taught_share": 0.0}
+    untaught = {"waypoint_weight": 0.0, "taught": False}
     assert video.for_evaluation() == VideoSettings(sight_cones=False, caption_drop=None, **untaught)
     kept = {"draws": 2, "dct_weight": 0.1, "regressed": "clean"}
     assert action.for_evaluation() == ActionSettings(**kept, anchor_jitter=0.0, gaze_weight=0.0)
+
+
+def test_taught_events_are_drawn_from_their_true_waypoints(parameters):
+    """With `taught`, other true places change the flow's loss itself; without, and in evaluation, they do not."""
+    batch = random_batch(7)
+    other = batch._replace(effectors=-batch.effectors)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def flow_loss(params, given, taught):
+        settings = dataclasses.replace(VIDEO, taught=taught)
+        return video_loss(MODEL, params, given, stream(0, "test"), settings)[1]["video_loss"]
+
+    one, two = ([float(flow_loss(parameters, given, taught)) for given in (batch, other)] for taught in (True, False))
+    assert one[0] != one[1] and two[0] == two[1]
+    assert VIDEO.taught and not VIDEO.for_evaluation().taught

@@ -25,6 +25,7 @@ from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, Text
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.train.architecture import model_of, reasoner_of
 from wallwm_jax.train.checkpoint import Checkpoint, latest_records, read_checkpoint
+from wallwm_jax.train.loop import require_finished
 from wallwm_jax.train.sides import loader_settings
 from wallwm_jax.train.stages import stage_of
 
@@ -150,9 +151,9 @@ def finished(workdir: pathlib.Path, name: str, required: bool = False) -> Checkp
     if not required and latest_records(directory) is None:
         return None
     checkpoint = read_checkpoint(directory)
-    steps = checkpoint.records.config["stages"][name]["steps"]
-    if checkpoint.step >= steps:
-        return checkpoint
-    if required:
-        raise InputError(f"checkpoint {directory}", f"step {checkpoint.step} of {steps}", "a finished stage")
-    return None
+    try:
+        return require_finished(directory, checkpoint, name)
+    except InputError:
+        if required:
+            raise
+        return None

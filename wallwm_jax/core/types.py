@@ -18,6 +18,7 @@ UNIFIED_DIMENSION = 26
 """Left arm xyz 3 + rotation 6 + gripper 1, right arm the same 10, base 3, lift 1, head 2."""
 
 LEFT_ARM, RIGHT_ARM = slice(0, 10), slice(10, 20)
+ARMS = (LEFT_ARM, RIGHT_ARM)
 BASE, LIFT, HEAD = slice(20, 23), slice(23, 24), slice(24, 26)
 POSITION, ROTATION, GRIPPER = slice(0, 3), slice(3, 9), slice(9, 10)
 """Parts of one arm's ten numbers: metres in the world frame (x forward, y left, z up), the first two columns of the

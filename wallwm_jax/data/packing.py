@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import Int
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import POSITION, UNIFIED_DIMENSION, EventBatch
+from wallwm_jax.core.types import ARMS, POSITION, UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.sampling import Draw, EventSampler
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
-from wallwm_jax.data.transforms import ARMS
 from wallwm_jax.data.windows import Window, frame_indices, make_window, observed_indices
 
 POOL_BATCHES = 64

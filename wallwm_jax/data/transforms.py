@@ -8,9 +8,7 @@ wherever the event starts.
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wallwm_jax.core.types import GRIPPER, LEFT_ARM, RIGHT_ARM, ROTATION, UNIFIED_DIMENSION
-
-ARMS = (LEFT_ARM, RIGHT_ARM)
+from wallwm_jax.core.types import ARMS, GRIPPER, ROTATION, UNIFIED_DIMENSION
 
 
 def _within(arm: slice, part: slice) -> slice:

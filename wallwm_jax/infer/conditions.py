@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch, Observation
+from wallwm_jax.core.types import ARMS, UNIFIED_DIMENSION, EventBatch, Observation
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
 from wallwm_jax.data.statistics import Statistics
@@ -224,8 +224,8 @@ def _batch(given: _Rows, embodiment: Embodiment, settings: WindowSettings | Chun
         intrinsics=np.broadcast_to(np.eye(3, dtype=np.float32), (rows, bucket, views, 3, 3)),
         extrinsics=np.broadcast_to(np.eye(4, dtype=np.float32), (rows, bucket, views, 4, 4)),
         camera_mask=np.zeros((rows, bucket, views), bool),
-        effectors=np.zeros((rows, bucket, FRAMES_PER_LATENT, 2, 3), np.float32),
-        effector_mask=np.zeros((rows, bucket, FRAMES_PER_LATENT, 2), bool),
+        effectors=np.zeros((rows, bucket, FRAMES_PER_LATENT, len(ARMS), 3), np.float32),
+        effector_mask=np.zeros((rows, bucket, FRAMES_PER_LATENT, len(ARMS)), bool),
         actions=np.zeros((rows, len(actions), UNIFIED_DIMENSION), np.float32),
         action_segment_ids=action_mask.astype(np.int32),
         action_positions=np.where(action_mask, actions, 0).astype(np.int32),

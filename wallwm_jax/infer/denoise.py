@@ -105,11 +105,18 @@ def draw_noise(
     return flat[:, :count].reshape(-1, *video), flat[:, count:].reshape(-1, *actions)
 
 
+def foresee(model: Any, parameters: Any, batch: EventBatch, given: Condition) -> Any:
+    """What the model says of the frames to come before it dreams them, the same for every step of a prediction."""
+    channel = _observed_channel(given, batch.frame_mask.shape[1])
+    return model.apply({"params": parameters}, batch, channel, given.text_features, given.text_mask, method="foresee")
+
+
 def video_step(
     model: Any,
     parameters: Any,
     batch: EventBatch,
     given: Condition,
+    sketch: Any,
     sample: Float[Array, "B F V h w C"],
     now: Float[Array, ""],
     following: Float[Array, ""],
@@ -118,11 +125,8 @@ def video_step(
     clean latents, as in training."""
     channel = _observed_channel(given, sample.shape[1])
     sample = jnp.where(batch.observed_mask[..., None, None, None, None], channel, sample)
-    variables = {"params": parameters}
-    waypoints = model.apply(variables, batch, given.text_features, given.text_mask, method="waypoints")
-    sketch = model.apply(variables, batch, channel, waypoints, method="sketch")
     velocity, features = model.apply(
-        variables, batch, sample, channel, jnp.full(batch.segment_mask.shape, now), given.text_features,
+        {"params": parameters}, batch, sample, channel, jnp.full(batch.segment_mask.shape, now), given.text_features,
         given.text_mask, sketch, False, method="video",
     )  # fmt: skip
     return sample + (following - now) * velocity, features

@@ -97,16 +97,17 @@ class Programs:
         Returns normalised actions, frames or None, and whether each row's video is finite.
         """
         sample, action_noise = noise
+        sketch = self.run("foresee", bucket, self._parameters, batch, given)
         for step in itertools.pairwise(self.solver.times_to_anchor()):
-            sample, _ = self.run("video", bucket, self._parameters, batch, given, sample, *step)
+            sample, _ = self.run("video", bucket, self._parameters, batch, given, sketch, sample, *step)
         rest = self.solver.times_from_anchor()
         anchor = (rest[0], rest[min(1, len(rest) - 1)])
-        sample, features = self.run("video", bucket, self._parameters, batch, given, sample, *anchor)
+        sample, features = self.run("video", bucket, self._parameters, batch, given, sketch, sample, *anchor)
         actions = np.asarray(self.run("act", bucket, self._parameters, batch, given, action_noise, features))
         if not dream:
             return actions, None, np.ones(self.rows, bool)
         for step in itertools.pairwise(rest[1:]):
-            sample, _ = self.run("video", bucket, self._parameters, batch, given, sample, *step)
+            sample, _ = self.run("video", bucket, self._parameters, batch, given, sketch, sample, *step)
         frames, finite = self.run("show", bucket, self._parameters, batch, given, sample)
         return actions, np.asarray(frames), np.asarray(finite)
 
@@ -116,6 +117,7 @@ class Programs:
             "text": functools.partial(denoise.encode_text, model),
             "observe": functools.partial(denoise.observe, model, observed_slots=layout.observed_slots),
             "noise": self._noise,
+            "foresee": functools.partial(denoise.foresee, model),
             "video": functools.partial(denoise.video_step, model),
             "act": functools.partial(denoise.act, model, settings=self.solver),
             "show": functools.partial(denoise.show, model),

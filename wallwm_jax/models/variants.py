@@ -66,6 +66,10 @@ class Variant:
             if getattr(self, width) % (2 * getattr(self, heads)):
                 expected = f"a multiple of 2 x {getattr(self, heads)} heads"
                 raise InputError(f"variant.{width}", getattr(self, width), expected)
+        if self.reader and self.codec is None:
+            raise InputError("variant.reader", self.reader, "none without a codec: it needs frames")
+        if not self.arms or not set(self.arms) <= {0, 1}:
+            raise InputError("variant.arms", self.arms, "0 (left), 1 (right) or both")
         if self.codec is not None and self.codec.channels != self.channels:
             raise InputError("variant.channels", self.channels, f"the codec's {self.codec.channels}")
 

@@ -16,7 +16,9 @@ from wallwm_jax.models.variants import Variant
 from wallwm_jax.nn import action_dit, masks, positions
 from wallwm_jax.nn.attention import attention_mask
 from wallwm_jax.nn.duration import DurationHead
+from wallwm_jax.nn.keyframe_reader import Asked
 from wallwm_jax.nn.layers import gather_segments
+from wallwm_jax.nn.slots import future_slots, observed_slots, of_anchors, real_views
 from wallwm_jax.nn.text_encoder import TextEncoder
 from wallwm_jax.nn.towers import towers
 from wallwm_jax.nn.video_dit import VIDEO_MODULATIONS, VideoContext, VideoTower, patchify
@@ -85,7 +87,7 @@ class WorldAction(nn.Module):
         observed = self.keyframes(batch, self.encode_frames(batch.frames) if latents is None else latents)
         text = self.encode_text(batch.text, batch.text_mask)
         noisy_video = self._with_keyframes(batch, noisy_video, observed)
-        sketch = self.sketch(batch, observed, self.waypoints(batch, text, batch.text_mask))
+        sketch = self.foresee(batch, observed, text, batch.text_mask)
         given = (video_time, text, batch.text_mask, sketch)
         video, context = self._video_inputs(batch, noisy_video, observed, *given, False)
         found, _ = self.read_keyframes(batch, text, batch.text_mask)
@@ -113,7 +115,7 @@ class WorldAction(nn.Module):
 
     def keyframes(self, batch: EventBatch, latents: Float[Array, "B F V h w C"]) -> Float[Array, "B F V h w C"]:
         """`latents` at the observed slots, zero elsewhere: the conditioning channel y."""
-        return jnp.where(_observed_slots(batch)[:, :, None, None, None, None], latents, 0.0)
+        return jnp.where(observed_slots(batch)[:, :, None, None, None, None], latents, 0.0)
 
     def video(
         self,
@@ -150,7 +152,7 @@ class WorldAction(nn.Module):
         shape = batch.segment_mask.shape
         if not self.variant.reader:
             return jnp.zeros((*shape, self.variant.action_embed)), None
-        reading = self.action_tower.keyframe_reader(*self._asked(batch, text_features, text_mask))
+        reading = self.action_tower.keyframe_reader(self._asked(batch, text_features, text_mask))
         found = self.action_tower.found(reading)
         return found.reshape(*shape, -1), reading.logits.reshape(*shape, *reading.logits.shape[1:])
 
@@ -167,7 +169,7 @@ class WorldAction(nn.Module):
         asked = self._asked(batch, text_features, text_mask)
         state = jnp.concatenate([jnp.where(batch.dof_mask, batch.state, 0.0), batch.dof_mask.astype(jnp.float32)], -1)
         moments = moments_of(batch)
-        return self.video_tower.waypoint_head(*asked, state, batch.frame_segment_ids, moments)
+        return self.video_tower.waypoint_head(asked, state, batch.frame_segment_ids, moments)
 
     def waypoint_labels(self, batch: EventBatch) -> WaypointLabels:
         """What `waypoints` should have said, and where `read_keyframes` should have looked."""
@@ -182,18 +184,27 @@ class WorldAction(nn.Module):
         if waypoints is None:
             return None
         waypoints, ids = jax.lax.stop_gradient(waypoints), batch.frame_segment_ids
-        real = _real_views(batch) & ~batch.observed_mask[..., None]
+        real = future_slots(batch)[..., None] & batch.view_mask
         shown = real[..., None] & gather_segments(known_arms(batch, self.variant.arms), ids)[:, :, None]
         maps = waypoint_maps(waypoints, shown, observed.shape[3:5])
-        pictures = gather_segments(_of_anchors(batch, batch.frames[:, :, -1])[0], ids)
-        now = gather_segments(_of_anchors(batch, waypoints.places[:, :, -1])[0], ids)
-        moved = moved_pictures(pictures, waypoints.places - now[:, :, None])
+        now = _of_own_anchors(batch, waypoints.places[:, :, -1])
+        moved = moved_pictures(_of_own_anchors(batch, batch.frames[:, :, -1]), waypoints.places - now[:, :, None])
         # [B F R V arm H W 3]: the frames of a view and arm are one group.
         groups = jnp.moveaxis(moved, 2, 4).astype(jnp.float32) / 127.5 - 1.0
         latents = jnp.moveaxis(self._codec().encode_groups(groups), 3, 5)
         latents = jnp.where(shown[:, :, :, None, None, :, None], latents, 0.0)
-        painted = self.video_tower.painter(self._anchors_of_slots(batch, observed), latents, maps)
+        painted = self.video_tower.painter(_of_own_anchors(batch, observed), latents, maps)
         return Sketch(maps, jnp.where(real[..., None, None, None], painted, 0.0))
+
+    def foresee(
+        self,
+        batch: EventBatch,
+        observed: Float[Array, "B F V h w C"],
+        text_features: Float[Array, "B S L text_embed"],
+        text_mask: Bool[Array, "B S L"],
+    ) -> Sketch | None:
+        """The sketch of the model's own waypoints."""
+        return self.sketch(batch, observed, self.waypoints(batch, text_features, text_mask))
 
     def action(
         self,
@@ -217,33 +228,27 @@ class WorldAction(nn.Module):
         text_mask: Bool[Array, "B S L"],
     ) -> Float[Array, "B S"]:
         """Log control steps of every event, fp32; 0 for empty segments."""
-        anchors, known = _of_anchors(batch, observed)
+        anchors, known = of_anchors(batch, observed)
         patches = patchify(anchors, self.variant.patch)
-        real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
+        real = of_anchors(batch, real_views(batch))[0] & known[..., None]
         steps = self.duration_head(patches, real, text_features, text_mask, batch.state, batch.dof_mask)
         return jnp.where(batch.segment_mask, steps, 0.0)
 
     def _asked(self, batch, text_features, text_mask):
-        """What a keyframe reader reads of every event: pictures and their mask, caption and its mask; N = B * S."""
-        pictures, known = _of_anchors(batch, batch.frames[:, :, -1])
-        real = _of_anchors(batch, _real_views(batch))[0] & known[..., None]
+        """What a keyframe reader reads of every event, N = B * S."""
+        pictures, known = of_anchors(batch, batch.frames[:, :, -1])
+        real = of_anchors(batch, real_views(batch))[0] & known[..., None]
         shown = text_mask & batch.segment_mask[..., None]
         given = (pictures.astype(jnp.float32) / 127.5 - 1.0, real, text_features, shown)
-        return [part.reshape(-1, *part.shape[2:]) for part in given]
+        return Asked(*(part.reshape(-1, *part.shape[2:]) for part in given))
 
     def _codec(self):
         if self.variant.codec is None:
             raise InputError("variant.codec", None, "a codec: this variant takes latents only")
         return self.variant.codec
 
-    def _anchors_of_slots(self, batch, observed):
-        """Every slot's own anchor's latents."""
-        own_anchor = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
-        own_anchor = (own_anchor & _anchor_slots(batch)[:, None, :]).astype(jnp.float32)
-        return jnp.einsum("bfg,bgx->bfx", own_anchor, observed.reshape(*observed.shape[:2], -1)).reshape(observed.shape)
-
     def _with_keyframes(self, batch: EventBatch, noisy: Array, observed: Array) -> Array:
-        return jnp.where(_observed_slots(batch)[:, :, None, None, None, None], observed, noisy)
+        return jnp.where(observed_slots(batch)[:, :, None, None, None, None], observed, noisy)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self.variant.patch, width // self.variant.patch
@@ -256,7 +261,7 @@ class WorldAction(nn.Module):
         embedding, modulation = self.video_tower.modulations(time, batch.frame_segment_ids)
         within = positions.within_view_angles(batch.frame_positions, *grid, pairs).reshape(rows, slots * patches, pairs)
         across = positions.cross_view_angles(batch.frame_positions, *grid, self.video_tower.view_angles, pairs)
-        real, visible = _real_views(batch), None
+        real, visible = real_views(batch), None
         if sight_cones:
             pixels = row.patch * (batch.frames.shape[-2] // width)
             cameras = (batch.intrinsics, batch.extrinsics, batch.camera_mask)
@@ -272,13 +277,13 @@ class WorldAction(nn.Module):
             text_segments=batch.frame_segment_ids,
             text_mask=attention_mask(readable.reshape(rows * slots, 1, -1)),
         )
-        return self.video_tower.embed(noisy, observed, _observed_slots(batch), sketch), (context, embedding)
+        return self.video_tower.embed(noisy, observed, observed_slots(batch), sketch), (context, embedding)
 
     def _video_velocity(self, batch, tokens, embedding, noisy, observed, time, sketch):
         predicted = self.video_tower.predict(tokens, embedding, self._grid(*noisy.shape[3:5]))
         if self.variant.prediction == "velocity":
             return predicted
-        base = self._anchors_of_slots(batch, observed) if sketch is None else sketch.painted
+        base = _of_own_anchors(batch, observed) if sketch is None else sketch.painted
         slot_time = gather_segments(time, batch.frame_segment_ids)[:, :, None, None, None, None]
         # How much of the anchor's cell is gone: what moves away need not be drawn with the opposite sign.
         change, gone = predicted[..., :-1], predicted[..., -1:]
@@ -297,7 +302,7 @@ class WorldAction(nn.Module):
         embedding, modulation = self.action_tower.modulations(time, ids)
         angles = jnp.repeat(positions.axis_angles(batch.action_positions, pairs), draws, axis=0)
         within = attention_mask(masks.same_segment(ids, ids, batch.action_mask))
-        across = masks.coupling_mask(ids, batch.frame_segment_ids, _real_views(batch), patches)
+        across = masks.coupling_mask(ids, batch.frame_segment_ids, real_views(batch), patches)
         video_frames = jnp.minimum(batch.frame_positions, row.max_latent_frames)
         context = action_dit.ActionContext(
             modulation=modulation,
@@ -329,23 +334,6 @@ def _heads(width: int, heads: int) -> dict[str, int]:
     return {"heads": heads, "head_dim": width // heads}
 
 
-def _observed_slots(batch: EventBatch) -> Bool[Array, "B F"]:
-    """Slots that are given; the rest is to be generated."""
-    return batch.observed_mask & batch.frame_mask
-
-
-def _anchor_slots(batch: EventBatch) -> Bool[Array, "B F"]:
-    """The observed slots that end with their events' current observations."""
-    anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)
-    return _observed_slots(batch) & (batch.frame_positions == anchors)
-
-
-def _of_anchors(batch: EventBatch, values: Array) -> tuple[Array, Bool[Array, "B S"]]:
-    """Values `[B, F, ...]` at every event's anchor slot, as `[B, S, ...]`, and whether there is one."""
-    segments = 1 + jnp.arange(batch.segment_mask.shape[1])
-    own = _anchor_slots(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
-    return jax.vmap(lambda row, slots: row[slots])(values, jnp.argmax(own, -1)), jnp.any(own, -1)
-
-
-def _real_views(batch: EventBatch) -> Bool[Array, "B F V"]:
-    return batch.view_mask & (batch.frame_mask & (batch.frame_segment_ids > 0))[..., None]
+def _of_own_anchors(batch: EventBatch, values: Array) -> Array:
+    """Values `[B, F, ...]` at the anchor of every slot's own event."""
+    return gather_segments(of_anchors(batch, values)[0], batch.frame_segment_ids)

@@ -21,6 +21,16 @@ CYCLES = (0.25, 0.5, 1.0, 2.0)
 """Cycles an image of a place's sines and cosines."""
 
 
+class Asked(NamedTuple):
+    """What is read of N events."""
+
+    pictures: Float[Array, "N V H W 3"]
+    """Pixels in [-1, 1]."""
+    view_mask: Bool[Array, "N V"]
+    text: Float[Array, "N L text_embed"]
+    text_mask: Bool[Array, "N L"]
+
+
 class Reading(NamedTuple):
     """What the caption found in the pictures of N events."""
 
@@ -45,24 +55,17 @@ class KeyframeReader(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        pictures: Float[Array, "N V H W 3"],
-        view_mask: Bool[Array, "N V"],
-        text: Float[Array, "N L text_embed"],
-        text_mask: Bool[Array, "N L"],
-    ) -> Reading:
-        """Pixels in [-1, 1]. An absent view finds nothing; without a caption the queries are the same for every
-        event."""
-        cells = self._cells(pictures)
+    def __call__(self, asked: Asked) -> Reading:
+        """An absent view finds nothing; without a caption the queries are the same for every event."""
+        cells = self._cells(asked.pictures)
         rows, columns = cells.shape[2:4]
         cells = cells.reshape(*cells.shape[:2], rows * columns, -1)
-        caption = self._caption(text, text_mask)
+        caption = self._caption(asked.text, asked.text_mask)
         query = self._queries(caption)
         key = self._by_view("key", cells)
         scores = (jnp.einsum("nvmd,nvcd->nvmc", query, key) * query.shape[-1] ** -0.5).astype(jnp.float32)
         found = jnp.einsum("nvmc,cd->nvmd", jax.nn.softmax(scores, -1), _places(rows, columns))
-        found = jnp.where(view_mask[..., None, None], found, 0.0)
+        found = jnp.where(asked.view_mask[..., None, None], found, 0.0)
         return Reading(found, caption, scores.reshape(*scores.shape[:3], rows, columns))
 
     def _cells(self, pictures: Array) -> Float[Array, "N V h w stem"]:

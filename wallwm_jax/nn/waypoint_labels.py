@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.nn.cameras import project
 from wallwm_jax.nn.layers import gather_segments
+from wallwm_jax.nn.slots import anchor_slots, future_slots, of_anchors, slots_of_segments
 
 
 class WaypointLabels(NamedTuple):
@@ -42,7 +43,7 @@ def progress_of(batch: EventBatch) -> tuple[Float[Array, "B F R"], Float[Array, 
     """
     raw = batch.frames.shape[2]
     anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)
-    future = _future(batch)
+    future = future_slots(batch)
     latents = jnp.where(future, batch.frame_positions - anchors, 1)[..., None].astype(jnp.float32)
     missing = (raw - 1.0 - jnp.arange(raw)) / raw
     seconds = jnp.where(future, batch.frame_times, 0.0)[..., None] * (1.0 - missing / latents)
@@ -56,15 +57,9 @@ def progress_of(batch: EventBatch) -> tuple[Float[Array, "B F R"], Float[Array, 
 
 
 def _places(batch: EventBatch, known_arms: Array, arms: Sequence[int]) -> tuple[Array, Array]:
-    anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)
-    same = batch.frame_segment_ids[:, :, None] == batch.frame_segment_ids[:, None, :]
-    is_anchor = batch.observed_mask & batch.frame_mask & (batch.frame_positions == anchors)
-    own = same & is_anchor[:, None, :]
-    slot = jnp.argmax(own, -1)
-    intrinsics, extrinsics, present = (
-        jax.vmap(lambda values, index: values[index])(part, slot)
-        for part in (batch.intrinsics, batch.extrinsics, batch.camera_mask & batch.view_mask)
-    )
+    ids, future = batch.frame_segment_ids, future_slots(batch)
+    cameras = (batch.intrinsics, batch.extrinsics, batch.camera_mask & batch.view_mask)
+    intrinsics, extrinsics, present = (gather_segments(of_anchors(batch, part)[0], ids) for part in cameras)
     shape = (*batch.effectors.shape[:3], batch.view_mask.shape[2], len(arms))
     points = jnp.broadcast_to(batch.effectors[:, :, :, None, list(arms)], (*shape, 3))
     cameras = (
@@ -73,10 +68,9 @@ def _places(batch: EventBatch, known_arms: Array, arms: Sequence[int]) -> tuple[
     places, inside = project(points, *cameras, batch.frames.shape[4:6])
     # Of an anchor's raw frames the last is the current one; it matters only beside what comes.
     last = jnp.arange(batch.frames.shape[2]) == batch.frames.shape[2] - 1
-    future = _future(batch)
-    starts = is_anchor & (same & future[:, None]).any(-1)
-    labelled = ((future & own.any(-1))[..., None] | (starts[..., None] & last))[..., None, None]
-    owned = gather_segments(known_arms, batch.frame_segment_ids)[:, :, None, None]
+    starts = anchor_slots(batch) & gather_segments(slots_of_segments(batch, future).any(-1), ids)
+    labelled = (future[..., None] | (starts[..., None] & last))[..., None, None]
+    owned = gather_segments(known_arms, ids)[:, :, None, None]
     known = inside & batch.effector_mask[:, :, :, None, list(arms)] & owned & labelled
     known = known & (present & batch.view_mask)[:, :, None, :, None]
     return jnp.where(known[..., None], places, 0.0), known
@@ -86,12 +80,6 @@ def _frames_at(batch: EventBatch, shares: Float[Array, "m"]) -> tuple[Int[Array,
     """The raw frame of every segment, an index into F * R, nearest to each share of the event; and whether there is
     any."""
     _, done = progress_of(batch)
-    segments = 1 + jnp.arange(batch.segment_mask.shape[1])
-    own = _future(batch)[:, None] & (batch.frame_segment_ids[:, None] == segments[:, None])
+    own = slots_of_segments(batch, future_slots(batch))
     far = jnp.where(own[:, :, None, :, None], jnp.abs(done[:, None, None] - shares[:, None, None]), jnp.inf)
     return jnp.argmin(far.reshape(*far.shape[:3], -1), -1), own.any(-1)
-
-
-def _future(batch: EventBatch) -> Bool[Array, "B F"]:
-    """The slots that are to be generated."""
-    return batch.frame_mask & ~batch.observed_mask & (batch.frame_segment_ids > 0)

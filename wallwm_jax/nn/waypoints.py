@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from wallwm_jax.core.types import LEFT_ARM, POSITION, RIGHT_ARM, EventBatch
-from wallwm_jax.nn.keyframe_reader import KeyframeReader, Reading, ReadingEmbedding
+from wallwm_jax.core.types import ARMS, POSITION, EventBatch
+from wallwm_jax.nn.keyframe_reader import Asked, KeyframeReader, ReadingEmbedding
 from wallwm_jax.nn.layers import Linear, gather_segments
 from wallwm_jax.nn.parameters import Initializer, normal
 from wallwm_jax.nn.waypoint_labels import progress_of
@@ -33,8 +33,8 @@ class Waypoints(NamedTuple):
     """(row, column) of the effectors, -1 to 1 from edge to edge."""
     spreads: Float[Array, "B F R V arm"]
     """Scale b of a Laplace distribution around the place, in the same unit."""
-    reading: Reading
-    """What the caption found in the keyframe of every segment (N = B * S)."""
+    looked_at: Float[Array, "B S V query h2 w2"]
+    """Logits of the cells that each query of the reader looks at."""
 
 
 class Sketch(NamedTuple):
@@ -63,18 +63,13 @@ class WaypointHead(nn.Module):
     @nn.compact
     def __call__(
         self,
-        pictures: Float[Array, "N V H W 3"],
-        view_mask: Bool[Array, "N V"],
-        text: Float[Array, "N L text_embed"],
-        text_mask: Bool[Array, "N L"],
+        asked: Asked,
         state: Float[Array, "B S dof2"],
         segment_ids: Int[Array, "B F"],
         moments: Float[Array, "B F R moment"],
     ) -> Waypoints:
         """`state` holds the masked state and its mask, N is B * S, `moments` those of `moments_of`."""
-        reading = KeyframeReader(self.sizes, self.widths, self.dtype, name="keyframe_reader")(
-            pictures, view_mask, text, text_mask
-        )
+        reading = KeyframeReader(self.sizes, self.widths, self.dtype, name="keyframe_reader")(asked)
         sizes = {**self.sizes, "dof": state.shape[-1], "frequency": moments.shape[-1], "output": 3 * self.arms}
         found = ReadingEmbedding("embed", sizes, self.dtype, name="found")(reading).reshape(*state.shape[:2], -1)
         known = found + Linear("dof -> embed @adamw", sizes, dtype=self.dtype, name="state")(state)
@@ -84,7 +79,8 @@ class WaypointHead(nn.Module):
         weights = Linear("embed -> view output @adamw", sizes, normal(0.02), Initializer(), name="output")(hidden)
         numbers = weights.reshape(*weights.shape[:-1], self.arms, 3).astype(jnp.float32)
         spreads = _LEAST_SPREAD + (_TYPICAL_SPREAD - _LEAST_SPREAD) * nn.softplus(numbers[..., 2]) / jnp.log(2.0)
-        return Waypoints(numbers[..., :2], spreads, reading)
+        looked_at = reading.logits.reshape(*state.shape[:2], *reading.logits.shape[1:])
+        return Waypoints(numbers[..., :2], spreads, looked_at)
 
 
 def moments_of(batch: EventBatch) -> Float[Array, "B F R moment"]:
@@ -97,8 +93,7 @@ def moments_of(batch: EventBatch) -> Float[Array, "B F R moment"]:
 
 def known_arms(batch: EventBatch, arms: Sequence[int]) -> Bool[Array, "B S arm"]:
     """Which of `arms` (0 left, 1 right) an event's robot has: those whose position its state holds."""
-    sides = (LEFT_ARM, RIGHT_ARM)
-    return jnp.stack([batch.dof_mask[..., sides[arm]][..., POSITION].all(-1) for arm in arms], -1)
+    return jnp.stack([batch.dof_mask[..., ARMS[arm]][..., POSITION].all(-1) for arm in arms], -1)
 
 
 def waypoint_maps(

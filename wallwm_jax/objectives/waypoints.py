@@ -4,8 +4,6 @@ Places are (row, column), -1 to 1 from edge to edge. Whatever is not known is no
 its mean.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -36,12 +34,6 @@ def gaze_loss(
     target = target / jnp.maximum(target.sum((-1, -2), keepdims=True), 1.0)
     log = jax.nn.log_softmax(logits.reshape(*logits.shape[:4], -1), -1).reshape(logits.shape)
     return masked_mean(-(target * log).sum((-1, -2)), known.any(-1))
-
-
-def with_true_places(waypoints: Any, true: Array, known: Array, taught: Bool[Array, "B F"]) -> Any:
-    """The waypoints with the true places of the slots that `taught` chooses, where these are known."""
-    known = known & taught[:, :, None, None, None]
-    return waypoints._replace(places=jnp.where(known[..., None], true, waypoints.places))
 
 
 def _cells(places: Float[Array, "*batch 2"], grid: tuple[int, ...]) -> Float[Array, "*batch h w"]:

@@ -17,7 +17,7 @@ from wallwm_jax.core.types import EventBatch
 from wallwm_jax.objectives import cosine_transform, flow
 from wallwm_jax.objectives.caption_drop import CaptionDrop, drop_captions
 from wallwm_jax.objectives.segments import masked_mean, of_segments, rows_of_segments
-from wallwm_jax.objectives.waypoints import gaze_loss, waypoint_loss, with_true_places
+from wallwm_jax.objectives.waypoints import gaze_loss, waypoint_loss
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -26,22 +26,22 @@ Metrics = dict[str, Float[Array, ""]]
 class VideoSettings:
     """Stage 1. Times are drawn and then shifted; `regressed` says whose error counts, the velocity's or the clean
     latents' (`flow.weight`); `caption_drop` None keeps every caption. `waypoint_weight` is what the waypoints' losses
-    count beside the video's; a share of `taught_share` of the events is drawn from their true waypoints, where these
-    are known, so that the tower learns to trust them."""
+    count beside the video's; with `taught`, events are drawn from their true waypoints, where these are known, so that
+    the tower learns to trust them."""
 
     time_sampling: str = "uniform"
     time_shift: float = 1.0
     regressed: str = "velocity"
     sight_cones: bool = True
     waypoint_weight: float = 0.1
-    taught_share: float = 1.0
+    taught: bool = True
     caption_drop: CaptionDrop | None = dataclasses.field(default_factory=CaptionDrop)
 
     def for_evaluation(self) -> "VideoSettings":
         """As at inference: no sight cones, every caption. Times are even, whatever training draws more often, so that
         runs with different shifts can be compared."""
         return dataclasses.replace(
-            self, sight_cones=False, caption_drop=None, time_shift=1.0, waypoint_weight=0.0, taught_share=0.0
+            self, sight_cones=False, caption_drop=None, time_shift=1.0, waypoint_weight=0.0, taught=False
         )
 
 
@@ -117,7 +117,7 @@ def video_loss(
     shape = batch.segment_mask.shape
     time = flow.sample_time(substream(key, "video_time"), shape, settings.time_sampling, settings.time_shift)
     noisy = noisy_video(observed.latents, noise, time, batch)
-    sketch, told, parts = _sketch(model, parameters, batch, observed, key, settings)
+    sketch, told, parts = _sketch(model, parameters, batch, observed, settings)
     predicted, features = model.apply(
         {"params": parameters}, batch, noisy, observed.keyframes, time, observed.text_features, observed.text_mask,
         jax.lax.stop_gradient(sketch), settings.sight_cones, method="video",
@@ -130,23 +130,22 @@ def video_loss(
 
 
 def _sketch(
-    model: Any, parameters: Any, batch: EventBatch, observed: Observed, key: PRNGKeyArray, settings: VideoSettings
+    model: Any, parameters: Any, batch: EventBatch, observed: Observed, settings: VideoSettings
 ) -> tuple[Any, Float[Array, ""], Metrics]:
     """What the video tower is shown of its waypoints, and the losses of waypoints, gaze and painter: sum and parts."""
     variables = {"params": parameters}
     waypoints = model.apply(variables, batch, observed.text_features, observed.text_mask, method="waypoints")
     if waypoints is None:
         return None, jnp.zeros(()), {}
-    labels, logits = model.apply(variables, batch, method="waypoint_labels"), waypoints.reading.logits
-    logits = logits.reshape(*batch.segment_mask.shape, *logits.shape[1:])
+    labels = model.apply(variables, batch, method="waypoint_labels")
     metrics = {
         "waypoint_loss": waypoint_loss(waypoints.places, waypoints.spreads, labels.places, labels.known),
-        "gaze_loss": gaze_loss(logits, labels.gaze, labels.gaze_known),
+        "gaze_loss": gaze_loss(waypoints.looked_at, labels.gaze, labels.gaze_known),
     }
-    taught = jax.random.uniform(substream(key, "taught"), batch.segment_mask.shape) < settings.taught_share
-    taught = of_segments(taught.astype(jnp.float32), batch.frame_segment_ids) > 0
-    shown = with_true_places(waypoints, labels.places, labels.known, taught)
-    sketch = model.apply(variables, batch, observed.keyframes, shown, method="sketch")
+    if settings.taught:
+        places = jnp.where(labels.known[..., None], labels.places, waypoints.places)
+        waypoints = waypoints._replace(places=places)
+    sketch = model.apply(variables, batch, observed.keyframes, waypoints, method="sketch")
     error = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
     metrics["sketch_loss"] = masked_mean(error, video_loss_mask(batch))
     return sketch, sum(metrics.values()), metrics
@@ -259,8 +258,7 @@ def anchor_features(
     time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
     noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
     variables, given = {"params": parameters}, (observed.text_features, observed.text_mask)
-    waypoints = model.apply(variables, batch, *given, method="waypoints")
-    sketch = model.apply(variables, batch, observed.keyframes, waypoints, method="sketch")
+    sketch = model.apply(variables, batch, observed.keyframes, *given, method="foresee")
     _, features = model.apply(
         variables, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time, *given, sketch,
         False, method="video",

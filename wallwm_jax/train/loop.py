@@ -85,10 +85,10 @@ def starting_parameters(stage: Stage, workdir: pathlib.Path, records: Records, f
         directory = workdir / stage.starts_from / "checkpoints"
         earlier = read_checkpoint(directory)
         check_equal(f"checkpoint {directory}: model", earlier.records.model, records.model)
-        parameters = _finished(directory, earlier, stage.starts_from).averaged
+        parameters = require_finished(directory, earlier, stage.starts_from).averaged
     for tower, source in stage.takes:
         directory = workdir / source / "checkpoints"
-        found = _finished(directory, read_checkpoint(directory), source).averaged
+        found = require_finished(directory, read_checkpoint(directory), source).averaged
         shapes = [jax.tree.map(lambda leaf: list(leaf.shape), tree[tower]) for tree in (found, fresh)]
         check_equal(f"checkpoint {directory}: {tower}", *shapes)
         parameters = {**parameters, tower: found[tower]}
@@ -110,8 +110,8 @@ def _with_part(tree: Any, path: str, part: Any) -> Any:
     return {**tree, first: _with_part(tree[first], rest, part) if rest else part}
 
 
-def _finished(directory: pathlib.Path, earlier: Checkpoint, name: str) -> Checkpoint:
-    """The checkpoint; raises InputError unless its stage has run to its end."""
+def require_finished(directory: pathlib.Path, earlier: Checkpoint, name: str) -> Checkpoint:
+    """The checkpoint of stage `name`; raises InputError unless its stage has run to its end."""
     steps = earlier.records.config["stages"][name]["steps"]
     if earlier.step < steps:
         raise InputError(f"checkpoint {directory}", f"step {earlier.step} of {steps}", "a finished stage")
