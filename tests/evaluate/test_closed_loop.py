@@ -52,7 +52,7 @@ class Ladder:
 class Climber:
     """Rises by `rise` in `steps` equal steps, by next to nothing if the caption speaks of the button."""
 
-    name, oracle, watches, ends_events = "climber", True, False, True
+    name, oracle, watches, ends_events = "climber", True, 0, True
 
     def __init__(self, rise=0.15, steps=3, announced=None):
         self.rise, self.steps, self.announced, self.seen = rise, steps, announced, []
@@ -122,6 +122,18 @@ def test_each_event_starts_from_a_fresh_observation(protocol):
     assert [environment.scene for environment in environments] == [6_000_000, 6_000_001]
     captions = [requests[-1].caption for requests in controller.seen]
     assert controller.seen[-1][0].completed == tuple(captions[:-1]) and controller.seen[0][0].elapsed == 0
+
+
+def test_a_controller_is_shown_the_steps_it_asks_for(protocol):
+    """Every second control step of the episode, with its number, once: the present one is the observation itself."""
+    controller = Climber(steps=5)
+    controller.watches = 2
+    run(controller, protocol(), 1)
+    (first,), (second,), (third,) = controller.seen
+    assert [request.elapsed for request in (first, second, third)] == [0, 5, 10]
+    assert [[step for step, _ in request.watched] for request in (first, second, third)] == [[], [2, 4], [6, 8]]
+    heights = [float(seen.state[10]) for _, seen in second.watched] + [float(third.observation.state[10])]
+    np.testing.assert_allclose(heights, [0.06, 0.12, 0.3], atol=1e-6)
 
 
 def test_results_do_not_depend_on_the_scenes_beside(protocol):

@@ -86,12 +86,12 @@ def play(protocol):  # noqa: F811
 
 
 def test_unified_mode_is_told_what_its_source_says(play):
-    """The instruction once and for all; or the due event's caption, anew for every chunk. The history is filled at the
-    control rate, though a plan is asked for only once a chunk."""
+    """The instruction once and for all; or the due event's caption, anew for every chunk. The history is shown
+    every second control step, as its stride needs, though a plan is asked for only once a chunk."""
     mode = Chunks()
     result = play(UnifiedController(mode, "instruction", InstructionSource(mode.encode), KEY))
     assert [len(part) for part in mode.told] == [2] and result.completed > 0 and not result.refusals
-    assert mode.lengths[:3] == [[1, 1], [9, 9], [9, 9]]
+    assert mode.lengths[:3] == [[1, 1], [5, 5], [5, 5]]
     mode = Chunks()
     controller = UnifiedController(mode, "captions", CaptionSource(mode.encode, lambda asked: asked.caption), KEY, True)
     play(controller)

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import Observation
+from wallwm_jax.data.windows import observed_offsets
 from wallwm_jax.infer.history import History
 
 
 def seen(number, views=(True, True), size=2):
     """An observation whose pixels tell its number."""
     state = np.full(26, number, np.float32)
-    return Observation(np.full((2, size, size, 3), number, np.uint8), np.array(views), state, np.ones(26, bool))
+    return Observation(np.full((2, size, size, 3), number % 256, np.uint8), np.array(views), state, np.ones(26, bool))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,6 +37,35 @@ def test_the_ring_reads_what_a_list_would(latents, stride, count):
         assert frames[slot, :, 0, 0, 0, 0].tolist() == expected and np.ptp(frames[slot], axis=(1, 2, 3, 4)).max() == 0
     assert real[-1] and frames[-1, -1, 0, 0, 0, 0] == count - 1 and history.state[0] == count - 1
     assert len(history) == min(count, 1 + 4 * latents * stride)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(latents=st.integers(0, 2), stride=st.integers(1, 3), gaps=st.lists(st.integers(1, 30), max_size=30))
+def test_a_slot_with_an_unobserved_step_is_masked(latents, stride, gaps):
+    """Whatever the gaps: a slot is real if all its steps were observed, and then shows them."""
+    history = History(latents, stride)
+    steps = np.cumsum([0, *gaps]).tolist()
+    for step, gap in zip(steps, [5, *gaps], strict=True):
+        history.push(seen(step), gap)
+    frames = np.zeros((latents + 1, 4, 2, 2, 2, 3), np.uint8)
+    real, _ = history.write(frames)
+    for slot, offsets in enumerate(observed_offsets(latents, stride)):
+        wanted = [max(steps[-1] + offset, 0) for offset in offsets]
+        there = steps[-1] + offsets[-1] >= 0 and all(step in steps for step in wanted)
+        assert real[slot] == there and (not there or frames[slot, :, 0, 0, 0, 0].tolist() == [w % 256 for w in wanted])
+    assert len(history) == sum(step > steps[-1] - 1 - 4 * latents * stride for step in steps)
+
+
+def test_an_observation_every_stride_fills_all_slots():
+    """What lies between is never read: the frames are those of a history that saw every step."""
+    every, second = History(2, 2), History(2, 2)
+    for step in range(41):
+        every.push(seen(step))
+        if step % 2 == 0:
+            second.push(seen(step), 2)
+    found = [np.zeros((3, 4, 2, 2, 2, 3), np.uint8) for _ in range(2)]
+    masks = [history.write(frames)[0].tolist() for history, frames in zip((every, second), found, strict=True)]
+    assert masks == [[True] * 3] * 2 and (found[0] == found[1]).all()
 
 
 def test_a_view_must_be_there_throughout():
@@ -85,5 +115,7 @@ def test_bad_input_is_refused():
     history.push(seen(0))
     with pytest.raises(InputError, match=r"observation\.views"):
         history.push(seen(1, size=3))
+    with pytest.raises(InputError, match="steps since the observation before: found 0"):
+        history.push(seen(1), 0)
     with pytest.raises(InputError, match="stride 0"):
         History(1, 0)

@@ -29,9 +29,9 @@ class Request(NamedTuple):
     """Captions of the events that the controller has itself announced as done, in order: its memory."""
     elapsed: int
     """Control steps since the episode began; 0 says that a new one has begun in this scene."""
-    watched: tuple[Observation, ...] = ()
-    """What was seen after every control step since the last request, the present observation left out; for controllers
-    whose `watches` is True."""
+    watched: tuple[tuple[int, Observation], ...] = ()
+    """What was seen since the last request and before the present, and at how many `elapsed` steps; for controllers
+    that ask for it (`watches`)."""
 
 
 class Plan(NamedTuple):
@@ -51,14 +51,15 @@ class Controller(Protocol):
 
     Attributes:
       oracle: whether it is told the due event's caption.
-      watches: whether it is shown what happens while its commands are executed.
+      watches: it is shown what happens while its commands are executed, after every `watches`-th control step of an
+        episode; 0: it is not.
       ends_events: True if the due event is over when the controller says so (`event_done`); False if it is over when
         the scene shows it as done, whatever the controller announces. Either way the step limit ends it too.
     """
 
     name: str
     oracle: bool
-    watches: bool
+    watches: int
     ends_events: bool
 
     def act(self, requests: Sequence[Request]) -> Sequence[Plan]: ...
@@ -79,7 +80,7 @@ def _position(observation: Observation) -> Float[ndarray, "dof"]:
 class HoldController:
     """Commands the pose it sees, for one second an event."""
 
-    name, oracle, watches, ends_events = "hold still", False, False, True
+    name, oracle, watches, ends_events = "hold still", False, 0, True
 
     def __init__(self, steps: int = 20):
         self._steps = steps
@@ -100,7 +101,7 @@ class EventController:
             executes the whole event open loop, as the paper does.
     """
 
-    oracle, watches, ends_events = True, False, True
+    oracle, watches, ends_events = True, 0, True
 
     def __init__(self, mode: EventMode, key: PRNGKeyArray, replan_every: int | None = None):
         if replan_every is not None and replan_every < 1:
@@ -151,7 +152,7 @@ class ExpertController:
         seed: of its style and noise.
     """
 
-    name, oracle, watches, ends_events = "scripted expert", True, False, True
+    name, oracle, watches, ends_events = "scripted expert", True, 0, True
 
     def __init__(self, environments: Sequence[TabletopEnvironment], seed: int = 0):
         self._environments, self._seed = environments, seed

@@ -53,7 +53,7 @@ class SceneRun:
         self._reached: list[bool] = []
         self._announced: list[str] = []
         self._films: list[np.ndarray] = []
-        self._watched: list[Observation] = []
+        self._watched: list[tuple[int, Observation]] = []
         self._guard: Guard | None = None
         environment.reset(episode.seed, episode.start)
         environment.begin_event()
@@ -72,13 +72,13 @@ class SceneRun:
         task, _, caption = self._due[len(self._events)]
         observation = self._see()
         instruction = self._episode.instruction(task)
-        # The last thing watched is what is seen now.
-        watched, self._watched = tuple(self._watched[:-1]), []
+        watched, self._watched = tuple(self._watched), []
         told, memory = caption if oracle else None, tuple(self._announced)
         return Request(self._number, observation, instruction, told, memory, self._elapsed, watched)
 
     def _see(self) -> Observation:
-        observation = self._environment.observe()
+        just_watched = self._watched and self._watched[-1][0] == self._elapsed
+        observation = self._watched.pop()[1] if just_watched else self._environment.observe()
         self._films.append(observation.views[0])
         position = observation.state[observation.dof_mask]
         if self._guard is None:
@@ -119,9 +119,9 @@ class SceneRun:
         """One control step. Returns whether the due event ended with it, for whatever reason."""
         ends_events = controller.ends_events
         self._environment.step(command)
-        if controller.watches:
-            self._watched.append(self._environment.observe())
         self._elapsed, self._event_steps = self._elapsed + 1, self._event_steps + 1
+        if controller.watches and self._elapsed % controller.watches == 0:
+            self._watched.append((self._elapsed, self._environment.observe()))
         limit = self._event_steps >= self._protocol.event_steps
         if ends_events and not (says_done or limit):
             return False

@@ -22,7 +22,7 @@ WAIT = 4
 class PlannedEventController:
     """Event mode with next event and remaining time from the vision-language side's heads (WALL-WM §7)."""
 
-    name, oracle, watches, ends_events = "event mode, own planner", False, False, True
+    name, oracle, watches, ends_events = "event mode, own planner", False, 0, True
 
     def __init__(self, mode: EventMode, reasoning: Reasoning, key: PRNGKeyArray):
         self._mode, self._reasoning, self._key, self._calls = mode, reasoning, key, 0
@@ -55,7 +55,7 @@ class UnifiedController:
             chunk within which its remaining time was expected to end. None keeps none.
     """
 
-    watches, ends_events = True, False
+    ends_events = False
 
     def __init__(
         self,
@@ -66,10 +66,11 @@ class UnifiedController:
         oracle: bool = False,
         reasoning: Reasoning | None = None,
     ):
-        self.name, self.oracle = f"unified mode, {name}", oracle
+        self.name, self.oracle, self.watches = f"unified mode, {name}", oracle, mode.settings.window.frame_stride
         self._mode, self._source, self._key, self._calls, self._reasoning = mode, source, key, 0, reasoning
         self._histories: dict[int, History] = {}
         self._memory: dict[int, tuple[str, ...]] = {}
+        self._seen: dict[int, int] = {}
 
     def act(self, requests: Sequence[Request]) -> list[Plan]:
         key = substream(self._key, self._calls)
@@ -77,8 +78,10 @@ class UnifiedController:
         for request in requests:
             if request.elapsed == 0:
                 self._histories[request.scene], self._memory[request.scene] = self._mode.history(), ()
-            for observation in (*request.watched, request.observation):
-                self._histories[request.scene].push(observation)
+                self._seen[request.scene] = -1
+            for elapsed, observation in (*request.watched, (request.elapsed, request.observation)):
+                self._histories[request.scene].push(observation, elapsed - self._seen[request.scene])
+                self._seen[request.scene] = elapsed
         text = self._source.condition([self._asked(request) for request in requests])
         self._remember(requests)
         histories = [self._histories[request.scene] for request in requests]

@@ -10,11 +10,12 @@ from wallwm_jax.data.windows import observed_offsets
 
 
 class History:
-    """The last 1 + 4 M `frame_stride` observations of one robot, pushed one a control step.
+    """What one robot saw in its last 1 + 4 M `frame_stride` control steps.
 
     A push copies one observation's pixels into a ring, whatever the ring's length; a read copies them once more, into
     the batch. The slots are those of the training windows: what lies before the first observation is masked, and the
-    slot that the first observation falls in is filled by repeating it.
+    slot that the first observation falls in is filled by repeating it. A slot is masked, too, if one of its steps went
+    unobserved; an observation every `frame_stride` steps, the present one among them, fills all slots.
     """
 
     def __init__(self, history_latents: int, frame_stride: int):
@@ -26,15 +27,26 @@ class History:
         self._frames: UInt8[np.ndarray, "n V H W 3"] | None = None
         self._count = 0
 
-    def push(self, observation: Observation) -> None:
-        """Adds the current observation; raises InputError if its images have another shape than those before."""
+    def push(self, observation: Observation, steps: int = 1) -> None:
+        """Adds the present observation, `steps` control steps after the one before it; a first one starts the count.
+
+        Raises:
+            InputError: its images have another shape than those before, or `steps` is less than 1.
+        """
+        if steps < 1:
+            raise InputError("history: steps since the observation before", steps, "at least 1")
         if self._frames is None:
             self._frames = np.empty((self._capacity, *observation.views.shape), np.uint8)
             self._seen = np.empty((self._capacity, len(observation.view_mask)), bool)
+            self._observed = np.zeros(self._capacity, bool)
         if observation.views.shape != self._frames.shape[1:]:
             raise InputError("observation.views", observation.views.shape, f"{self._frames.shape[1:]}, as before")
+        missed = min(steps - 1, self._capacity) if self._count else 0
+        self._count += steps - 1 if self._count else 0
+        self._observed[np.arange(self._count - missed, self._count) % self._capacity] = False
         place = self._count % self._capacity
         self._frames[place], self._seen[place] = observation.views, observation.view_mask
+        self._observed[place] = True
         self._state, self._dof_mask = np.array(observation.state), np.array(observation.dof_mask)
         self._count += 1
 
@@ -44,7 +56,8 @@ class History:
 
     def __len__(self) -> int:
         """Observations that are held."""
-        return min(self._count, self._capacity)
+        held = min(self._count, self._capacity)
+        return int(self._observed[np.arange(self._count - held, self._count) % self._capacity].sum()) if held else 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,8 +84,8 @@ class History:
         """
         self._check()
         wanted = self._count - 1 + self._offsets
-        real = wanted[:, -1] >= 0
         places = np.maximum(wanted, 0) % self._capacity
+        real = (wanted[:, -1] >= 0) & self._observed[places].all(axis=1)
         for slot in np.flatnonzero(real):
             np.take(self._frames, places[slot], axis=0, mode="clip", out=frames[slot])
         return real, real[:, None] & self._seen[places].all(axis=1)
