@@ -56,7 +56,8 @@ def test_captions_are_escaped(evaluation):
 
 
 def test_the_closed_loop_is_shown_cell_by_cell(evaluation, tmp_path):
-    """Task Progress and successes with their intervals, refusals by reason, protocol by name; no film in the JSON."""
+    """Task Progress and successes with their intervals, refusals by reason, protocol by name; in the JSON
+    no film, and episodes one by one only where they are asked for."""
     text = render(evaluation(16))
     for words in (
         "61.5 (40.2 to 80.0)",
@@ -69,7 +70,9 @@ def test_the_closed_loop_is_shown_cell_by_cell(evaluation, tmp_path):
     write_metrics(evaluation(16), tmp_path / "metrics.json")
     read = json.loads((tmp_path / "metrics.json").read_text())["detail"]["closed_loop"]
     assert read["protocol"] == {"name": "toy", "version": 3} and read["cells"][0]["by_verb"]["reach"] == [2, 4]
-    assert "films" not in read["cells"][0] and read["cells"][0]["details"] == [{"name": "a", "progress": 61.5}]
+    assert "films" not in read["cells"][0] and "details" not in read["cells"][0]
+    whole = evaluation(16).closed_loop.plain(details=True)["cells"][0]
+    assert "films" not in whole and list(whole["details"]) == [{"name": "a", "progress": 61.5}]
 
 
 def test_rollouts_are_drawn_and_summed_up(evaluation, tmp_path):

@@ -1,5 +1,6 @@
 """Drives a trained run through a closed-loop protocol, in one of its modes, under every controller that it has."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -37,7 +38,8 @@ Controllers = Callable[[Sequence[Any], Array], list[Any]]
 def drive_run(
     config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path, mode: str
 ) -> ClosedLoopResult:
-    """Every cell of the config's protocol under every controller of a mode; writes closed_loop_<mode>.json and .html.
+    """Every cell of the config's protocol under every controller of a mode; writes closed_loop_<mode>.json, with every
+    episode, and .html, anew after each cell.
 
     The world model is that of the last finished stage of 5 and 2. Raises InputError for an unknown mode, and for one
     whose stage has not been trained.
@@ -51,12 +53,13 @@ def drive_run(
     settings, dataset = EvaluationSettings.from_config(config), CuratedDataset.open(curated)
     protocol = ClosedLoopProtocol.load(settings.protocol)
     make = {"event": event_controllers, "unified": unified_controllers}[mode](config, dataset, workdir, protocol)
-    cells = closed_loop.compare(make, protocol, settings.closed_loop_episodes, settings.seed)
-    result = ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
-    text = json.dumps(result.plain(), indent=1) + "\n"
-    write_text(workdir / f"closed_loop_{mode}.json", text)
-    html = page.document(f"wallwm: {mode} mode in the closed loop", "", closed_loop_section.render(result))
-    write_text(workdir / f"closed_loop_{mode}.html", html)
+    result = ClosedLoopResult(protocol.source, protocol.rubric.source, ())
+    for cell in closed_loop.compare(make, protocol, settings.closed_loop_episodes, settings.seed):
+        result = dataclasses.replace(result, cells=(*result.cells, cell))
+        text = json.dumps(result.plain(details=True), indent=1) + "\n"
+        write_text(workdir / f"closed_loop_{mode}.json", text)
+        html = page.document(f"wallwm: {mode} mode in the closed loop", "", closed_loop_section.render(result))
+        write_text(workdir / f"closed_loop_{mode}.html", html)
     print(f"report: {(workdir / f'closed_loop_{mode}.html').resolve()}")
     return result
 

@@ -1,7 +1,7 @@
 """Closed loop: a controller drives simulated scenes side by side through the cells of a protocol."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxtyping import PRNGKeyArray
 
@@ -34,7 +34,7 @@ def drive(mode: EventMode, protocol: ClosedLoopProtocol, episodes: int, seed: in
     def controllers(environments: Sequence[Environment], key: PRNGKeyArray) -> list[Controller]:
         return [EventController(mode, key, protocol.replan_every)]
 
-    cells = compare(controllers, protocol, episodes, seed)
+    cells = list(compare(controllers, protocol, episodes, seed))
     return ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
 
 
@@ -43,8 +43,9 @@ def compare(
     protocol: ClosedLoopProtocol,
     episodes: int,
     seed: int = 0,
-) -> list[CellResult]:
-    """Every controller in every cell of a protocol, in the same scenes, at most `episodes` of each (extra `sim`).
+) -> Iterator[CellResult]:
+    """Every controller in every cell of a protocol, in the same scenes, at most `episodes` of each (extra `sim`), as
+    they are finished.
 
     Args:
         controllers: makes them anew for a cell, from its scenes' environments and the key of all its noise.
@@ -59,17 +60,16 @@ def compare(
         raise InputError(f"protocol {protocol.name}", found, f"{TabletopEnvironment.views} at {CONTROL_HZ} Hz")
     counts = [min(episodes, cell.episodes) for cell in protocol.cells]
     environments = [TabletopEnvironment(protocol.image_size) for _ in range(max(counts))]
-    cells = []
     try:
         for cell, count in zip(protocol.cells, counts, strict=True):
             chosen = environments[:count]
             for controller in controllers(chosen, stream(seed, "closed_loop", cell.name)):
-                cells.append(run_cell(controller, chosen, cell, protocol))
-                print(f"{cell.name}, {controller.name}: {cells[-1].completed} of {cells[-1].events} events", flush=True)
+                result = run_cell(controller, chosen, cell, protocol)
+                print(f"{cell.name}, {controller.name}: {result.completed} of {result.events} events", flush=True)
+                yield result
     finally:
         for environment in environments:
             environment.close()
-    return cells
 
 
 def run_cell(

@@ -101,9 +101,10 @@ class ClosedLoopResult:
     def completed(self) -> int:
         return sum(cell.completed for cell in self.cells)
 
-    def plain(self) -> dict[str, Any]:
-        """Everything but the films, in values that JSON knows."""
-        names = [field.name for field in dataclasses.fields(CellResult) if field.name != "films"]
+    def plain(self, details: bool = False) -> dict[str, Any]:
+        """Everything but the films, and but the episodes one by one unless `details`, in values that JSON knows."""
+        left_out = {"films"} if details else {"films", "details"}
+        names = [field.name for field in dataclasses.fields(CellResult) if field.name not in left_out]
         cells = [{name: getattr(cell, name) for name in names} for cell in self.cells]
         return {"protocol": dict(self.protocol), "rubric": dict(self.rubric), "cells": cells}
 
