@@ -17,9 +17,11 @@ from jaxtyping import Array, Float
 from wallwm_jax.core.axes import Declaration
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
-from wallwm_jax.optim.newton_schulz import coefficients_of, orthogonalize
+from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, orthogonalize
+from wallwm_jax.optim.polynomials import Polynomials, polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
+ITERATIONS = ("direct", "gram", "cheapest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,9 @@ class MuonSettings:
 
     `update_scale` is "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs,
     outputs)), which matches AdamW's typical step (Liu et al. 2025); or "none". `products` is the dtype of the
-    Newton-Schulz products.
+    Newton-Schulz products. `iteration` takes the steps on the matrices themselves ("direct"), on their Gram matrices
+    ("gram"), or shape by shape on whichever takes fewer operations ("cheapest"). `coefficients` names a set of
+    `optim.polynomials`.
     """
 
     momentum: float = 0.95
@@ -39,6 +43,7 @@ class MuonSettings:
     consistent_rms: float = 0.2
     products: str = "float32"
     epsilon: float = 1e-8
+    iteration: str = "direct"
 
 
 class MuonState(NamedTuple):
@@ -55,9 +60,11 @@ def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> op
     are skipped). Raises InputError for an update that no matrix declaration covers.
     """
     settings = settings or MuonSettings()
-    coefficients = coefficients_of(settings.coefficients, settings.steps)
+    polynomials = polynomials_of(settings.coefficients, settings.steps)
     if settings.update_scale not in UPDATE_SCALES:
         raise InputError("muon.update_scale", repr(settings.update_scale), f"one of {UPDATE_SCALES}")
+    if settings.iteration not in ITERATIONS:
+        raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
     rules = named_leaves(declarations)
 
     def init(parameters: Any) -> MuonState:
@@ -74,7 +81,7 @@ def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> op
             groups[(min(matrix.shape[1:]), max(matrix.shape[1:]), matrix.dtype)].append(name)
         done = {}
         for names in groups.values():
-            done.update(_orthogonalize_group({name: matrices[name] for name in names}, coefficients, settings))
+            done.update(_orthogonalize_group({name: matrices[name] for name in names}, polynomials, settings))
         return restore(done), MuonState(count, momentum)
 
     return optax.GradientTransformation(init, update)
@@ -117,10 +124,15 @@ def _to_matrices(tree: Any, rules: dict[str, Declaration]) -> tuple[dict[str, Fl
     return matrices, restore
 
 
-def _orthogonalize_group(matrices: dict[str, Array], coefficients: Any, settings: MuonSettings) -> dict[str, Array]:
+def _orthogonalize_group(
+    matrices: dict[str, Array], polynomials: Polynomials, settings: MuonSettings
+) -> dict[str, Array]:
     """One batched Newton-Schulz for all matrices that share a shape up to transposition."""
     wide = [matrix.mT if matrix.shape[1] > matrix.shape[2] else matrix for matrix in matrices.values()]
-    values = orthogonalize(jnp.concatenate(wide), coefficients, settings.products, settings.epsilon)
+    stacked = jnp.concatenate(wide)
+    cheapest = cheapest_restarts(*stacked.shape[1:], len(polynomials))
+    restarts = {"direct": None, "gram": SAFE_RESTARTS, "cheapest": cheapest}[settings.iteration]
+    values = orthogonalize(stacked, polynomials, settings.products, settings.epsilon, restarts)
     result, start = {}, 0
     for name, matrix in matrices.items():
         part = values[start : start + matrix.shape[0]]

@@ -1,66 +1,95 @@
 """Newton-Schulz orthogonalisation of batches of matrices: the inner loop of Muon.
 
-X <- a X + (b A + c A A) X with A = X X^T, which drives every singular value of X towards one.
+The steps are X <- (a I + b A + c A A) X with A = X X^T, which drives every singular value of X towards one. They can be
+taken on X itself, or on the smaller Gram matrix A and then be applied to X at once (`restarts`), which costs less for a
+wide X.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from wallwm_jax.core.errors import InputError
+from wallwm_jax.optim.polynomials import Polynomials
 
-Coefficients = Sequence[tuple[float, float, float]]
-
-_POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-)
-_SAFETY = 1.05
-"""Widens the interval on which each Polar Express step contracts, so that bf16 rounding cannot leave it."""
-
-COEFFICIENTS: Mapping[str, Coefficients] = {
-    "keller_jordan": ((3.4445, -4.7750, 2.0315),),
-    "polar_express": tuple((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS),
-}
-"""Polynomials (a, b, c), one a step; the last one serves all further steps."""
-
-
-def coefficients_of(name: str, steps: int) -> Coefficients:
-    """`steps` polynomials of the named set; raises InputError on an unknown name."""
-    if name not in COEFFICIENTS:
-        raise InputError("Newton-Schulz coefficients", repr(name), f"one of {sorted(COEFFICIENTS)}")
-    chosen = COEFFICIENTS[name]
-    return tuple(chosen[min(step, len(chosen) - 1)] for step in range(steps))
+SAFE_RESTARTS = (1, 3)
+"""Steps after which the Gram matrix is formed anew. Less often, errors of bf16 products grow without bound on spectra
+that decay."""
 
 
 def orthogonalize(
-    matrices: Float[Array, "n m k"], coefficients: Coefficients, dtype: DTypeLike = jnp.float32, epsilon: float = 1e-8
+    matrices: Float[Array, "n m k"],
+    polynomials: Polynomials,
+    dtype: DTypeLike = jnp.float32,
+    epsilon: float = 1e-8,
+    restarts: Sequence[int] | None = None,
 ) -> Float[Array, "n m k"]:
     """Every matrix with its singular values driven towards one; needs m <= k to be cheap, holds for any shape.
 
-    `dtype` is that of the products. The Frobenius norm is taken in fp32 after division by the largest entry, because
-    the plain sum of squares overflows at entries of 1e20 and would return an update of exactly zero.
+    Args:
+        dtype: of the products.
+        restarts: None takes the steps on the matrices; numbers take them on Gram matrices, which are formed anew after
+            that many steps (`SAFE_RESTARTS`).
     """
+    values = _normalised(matrices, epsilon).astype(dtype)
+    values = _direct(values, polynomials) if restarts is None else _gram(values, polynomials, restarts)
+    return values.astype(matrices.dtype)
+
+
+def iteration_flops(m: int, k: int, steps: int, restarts: Sequence[int] | None = None) -> int:
+    """Floating-point operations of `orthogonalize` on one m x k matrix, m <= k: those of its matrix products."""
+    wide, square = 2 * m * m * k, 2 * m * m * m
+    if restarts is None:
+        return steps * (2 * wide + square)
+    lengths = [len(part) for part in _parts(range(steps), restarts)]
+    return sum(2 * wide + (length + 3 * (length - 1)) * square for length in lengths)
+
+
+def cheapest_restarts(m: int, k: int, steps: int) -> tuple[int, ...] | None:
+    """`SAFE_RESTARTS` if the iteration on Gram matrices takes fewer operations than the direct one, or else None."""
+    gram, direct = iteration_flops(m, k, steps, SAFE_RESTARTS), iteration_flops(m, k, steps)
+    return SAFE_RESTARTS if gram < direct else None
+
+
+def _normalised(matrices: Float[Array, "n m k"], epsilon: float) -> Float[Array, "n m k"]:
+    """In fp32, with Frobenius norm one. The norm is taken after division by the largest entry, because the plain sum of
+    squares overflows at entries of 1e20 and would return an update of exactly zero."""
     values = matrices.astype(jnp.float32)
     largest = jnp.max(jnp.abs(values), axis=(1, 2), keepdims=True)
     largest = jnp.where(largest > 0, largest, 1.0)
     values = values / largest
     norm = jnp.sqrt(jnp.sum(jnp.square(values), axis=(1, 2), keepdims=True))
-    values = (values / (norm + epsilon / largest)).astype(dtype)
+    return values / (norm + epsilon / largest)
 
-    def polynomial(values: Array, abc: Array) -> tuple[Array, None]:
+
+def _direct(values: Float[Array, "n m k"], polynomials: Polynomials) -> Float[Array, "n m k"]:
+    def step(values: Array, abc: Array) -> tuple[Array, None]:
         a, b, c = abc
         gram = values @ values.mT
         return a * values + (b * gram + c * gram @ gram) @ values, None
 
     # A scan keeps one copy of the products a shape in the program, which is what compiling a small model costs.
-    values, _ = jax.lax.scan(polynomial, values, jnp.asarray(coefficients, dtype))
-    return values.astype(matrices.dtype)
+    return jax.lax.scan(step, values, jnp.asarray(polynomials, values.dtype))[0]
+
+
+def _gram(values: Float[Array, "n m k"], polynomials: Polynomials, restarts: Sequence[int]) -> Float[Array, "n m k"]:
+    """All polynomials of a Gram matrix commute and are symmetric, so that a step on it is P A P."""
+    identity = jnp.eye(values.shape[1], dtype=values.dtype)
+    for part in _parts(polynomials, restarts):
+        gram, product = values @ values.mT, None
+        for number, (a, b, c) in enumerate(part, start=1):
+            factor = a * identity + b * gram + c * gram @ gram
+            product = factor if product is None else factor @ product
+            if number < len(part):
+                gram = factor @ gram @ factor
+        values = product @ values
+    return values
+
+
+def _parts(steps: Sequence, restarts: Sequence[int]) -> list[Sequence]:
+    """The steps between restarts."""
+    borders = sorted({0, len(steps), *(restart for restart in restarts if restart < len(steps))})
+    return [steps[first:last] for first, last in itertools.pairwise(borders)]
