@@ -85,6 +85,30 @@ def test_the_iteration_does_not_matter(iteration):
         np.testing.assert_allclose(found[1][name], found[0][name], atol=1e-4, err_msg=name)
 
 
+def test_split_axes_give_every_head_its_own_matrix():
+    """What each head gets is what it would get as a parameter of its own, whether heads are inputs, outputs or stacked;
+    parameters without heads are left as they are."""
+    gradients, whole = _random_tree(1), scale_by_muon(DECLARATIONS, MuonSettings())
+    split = scale_by_muon(DECLARATIONS, MuonSettings(split=("heads",)))
+    found, before = (step.update(gradients, step.init(gradients))[0] for step in (split, whole))
+    heads = {
+        "heads": (1, "embed -> head_dim"),
+        "merge": (0, "head_dim -> embed"),
+        "stacked_heads": (2, "layers | embed -> head_dim"),
+    }
+    for name in SHAPES:
+        if name not in heads:
+            np.testing.assert_allclose(found[name], before[name], atol=1e-5)
+            continue
+        axis, text = heads[name]
+        alone = scale_by_muon({"w": declare(text)}, MuonSettings())
+        for head in range(2):
+            gradient = {"w": jnp.take(gradients[name], head, axis)}
+            expected = alone.update(gradient, alone.init(gradient))[0]["w"]
+            np.testing.assert_allclose(jnp.take(found[name], head, axis), expected, atol=1e-5, err_msg=name)
+        assert np.abs(found[name] - before[name]).max() > 1e-2
+
+
 def test_one_batch_per_shape():
     """Matrices of one shape, transposed or stacked, share one Newton-Schulz: 3 groups here, hence 3 norms."""
     transformation = scale_by_muon(DECLARATIONS, MuonSettings())
@@ -103,5 +127,7 @@ def test_undeclared_and_unknown_are_refused():
         scale_by_muon({}, MuonSettings(coefficients="quintic"))
     with pytest.raises(InputError, match="update_scale"):
         scale_by_muon({}, MuonSettings(update_scale="area"))
+    with pytest.raises(InputError, match=r"muon\.split: found unknown axes \['head'\]"):
+        scale_by_muon({}, MuonSettings(split=("head",)))
     with pytest.raises(InputError, match="found 'dual'"):
         scale_by_muon({}, MuonSettings(iteration="dual"))

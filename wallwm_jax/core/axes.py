@@ -13,7 +13,7 @@ A declaration of two or more axes with neither an arrow nor a bracket names no r
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from wallwm_jax.core.errors import InputError
 
@@ -78,10 +78,20 @@ class Declaration:
     def is_matrix(self) -> bool:
         return bool(self.inputs) and not self.lookup
 
-    def matrix_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def matrix_order(self, split: Sequence[str] = ()) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Places of the axes that stack matrices, of their rows (inputs) and of their columns (outputs).
+
+        Axes named in `split`, "heads" for example, count as stacked: each head's part is a matrix of its own.
+        """
+        first, middle = len(self.stack), len(self.stack) + len(self.inputs)
+        apart = tuple(place for place in range(first, len(self.axes)) if self.axes[place] in split)
+        rows = tuple(place for place in range(first, middle) if place not in apart)
+        columns = tuple(place for place in range(middle, len(self.axes)) if place not in apart)
+        return (*range(first), *apart), rows, columns
+
+    def matrix_shape(self, shape: tuple[int, ...], split: Sequence[str] = ()) -> tuple[int, int, int]:
         """`(stacked matrices, rows = inputs, columns = outputs)` of an array of `shape`: Muon's view of it."""
-        stack, inputs = len(self.stack), len(self.inputs)
-        return (math.prod(shape[:stack]), math.prod(shape[stack : stack + inputs]), math.prod(shape[stack + inputs :]))
+        return tuple(math.prod(shape[place] for place in places) for places in self.matrix_order(split))
 
     def stacked(self, axis: str) -> "Declaration":
         """The declaration after `nn.scan` has put `axis` in front."""

@@ -7,14 +7,16 @@ transposed) are orthogonalised in one batch. Configured alike, both give the sam
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from wallwm_jax.core.axes import Declaration
+from wallwm_jax.core.axes import AXES, Declaration
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, orthogonalize
@@ -32,7 +34,8 @@ class MuonSettings:
     outputs)), which matches AdamW's typical step (Liu et al. 2025); or "none". `products` is the dtype of the
     Newton-Schulz products. `iteration` takes the steps on the matrices themselves ("direct"), on their Gram matrices
     ("gram"), or shape by shape on whichever takes fewer operations ("cheapest"). `coefficients` names a set of
-    `optim.polynomials`.
+    `optim.polynomials`. `split` names axes along which a parameter is many matrices: ("heads", "key_heads") gives every
+    attention head its own.
     """
 
     momentum: float = 0.95
@@ -44,6 +47,7 @@ class MuonSettings:
     products: str = "float32"
     epsilon: float = 1e-8
     iteration: str = "direct"
+    split: tuple[str, ...] = ()
 
 
 class MuonState(NamedTuple):
@@ -63,6 +67,8 @@ def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> op
     polynomials = polynomials_of(settings.coefficients, settings.steps)
     if settings.update_scale not in UPDATE_SCALES:
         raise InputError("muon.update_scale", repr(settings.update_scale), f"one of {UPDATE_SCALES}")
+    if unknown := [axis for axis in settings.split if axis not in AXES]:
+        raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
     if settings.iteration not in ITERATIONS:
         raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
     rules = named_leaves(declarations)
@@ -75,7 +81,7 @@ def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> op
         beta, count = settings.momentum, optax.safe_increment(state.count)
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, gradients)
         direction = _direction(momentum, gradients, count, settings)
-        matrices, restore = _to_matrices(direction, rules)
+        matrices, restore = _to_matrices(direction, rules, settings.split)
         groups = collections.defaultdict(list)
         for name, matrix in matrices.items():
             groups[(min(matrix.shape[1:]), max(matrix.shape[1:]), matrix.dtype)].append(name)
@@ -110,16 +116,26 @@ def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettin
     return jax.tree.map(lambda m, g: past * m + present * g, momentum, gradients)
 
 
-def _to_matrices(tree: Any, rules: dict[str, Declaration]) -> tuple[dict[str, Float[Array, "_ _ _"]], Any]:
+def _to_matrices(
+    tree: Any, rules: dict[str, Declaration], split: Sequence[str]
+) -> tuple[dict[str, Float[Array, "_ _ _"]], Any]:
     """Every leaf as stacked matrices by name, and the function that brings such a dict back to the tree."""
     named, structure = named_leaves(tree), jax.tree.structure(tree)
     for name in named:
         if name not in rules or not rules[name].is_matrix:
             raise InputError(f"parameter {name}", "no matrix declaration", "'inputs -> outputs' to be given to Muon")
-    matrices = {name: leaf.reshape(rules[name].matrix_shape(leaf.shape)) for name, leaf in named.items()}
+    orders = {name: sum(rules[name].matrix_order(split), ()) for name in named}
+    matrices = {
+        name: leaf.transpose(orders[name]).reshape(rules[name].matrix_shape(leaf.shape, split))
+        for name, leaf in named.items()
+    }
+
+    def back(name: str, shape: tuple[int, ...], matrices: Array) -> Array:
+        order = orders[name]
+        return matrices.reshape([shape[place] for place in order]).transpose(np.argsort(order))
 
     def restore(done: dict[str, Array]) -> Any:
-        return jax.tree.unflatten(structure, [done[name].reshape(leaf.shape) for name, leaf in named.items()])
+        return jax.tree.unflatten(structure, [back(name, leaf.shape, done[name]) for name, leaf in named.items()])
 
     return matrices, restore
 
