@@ -1,0 +1,114 @@
+"""What every optimizer that a config can name keeps to, one of one's own among them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wallwm_jax.core.axes import declare
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.optim.builder import OPTIMIZERS, OptimizerSettings, assignment_table, build_optimizer
+
+DECLARATIONS = {
+    "stacked": declare("layers | embed -> mlp"),
+    "heads": declare("embed -> heads head_dim"),
+    "head": declare("embed -> output @adamw"),
+    "table": declare("[vocabulary] embed"),
+    "bias": declare("embed"),
+}
+SHAPES = {"stacked": (2, 4, 6), "heads": (4, 2, 3), "head": (4, 3), "table": (5, 4), "bias": (4,)}
+NAMES = [*sorted(OPTIMIZERS), f"{__name__}:momentum"]
+
+
+def momentum(settings, declarations):
+    """A chain of one's own."""
+    return optax.chain(optax.trace(0.9), optax.scale_by_learning_rate(settings.schedule_of(settings.learning_rate)))
+
+
+def no_optimizer(settings, declarations):
+    return []
+
+
+def tree(seed):
+    generator = np.random.default_rng(seed)
+    return {name: jnp.asarray(generator.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
+
+
+def settings(name, weight_decay=0.0):
+    rates = {"learning_rate": 0.2, "adamw_learning_rate": 0.2}
+    return OptimizerSettings(steps=60, warmup_steps=0, optimizer=name, weight_decay=weight_decay, **rates)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_goes_downhill(name):
+    """Sixty steps take a quadratic bowl to a tenth of its loss; the state keeps its structure, shapes and types."""
+    target, parameters = tree(0), tree(1)
+    transformation = build_optimizer(settings(name), DECLARATIONS)
+
+    def loss(given):
+        return sum(jnp.sum(jnp.square(given[key] - target[key])) for key in target)
+
+    @jax.jit
+    def step(parameters, state):
+        updates, state = transformation.update(jax.grad(loss)(parameters), state, parameters)
+        return optax.apply_updates(parameters, updates), state
+
+    state, first = transformation.init(parameters), float(loss(parameters))
+    described = jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype), state)
+    for _ in range(60):
+        parameters, state = step(parameters, state)
+    assert float(loss(parameters)) < 0.1 * first
+    assert jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype), state) == described
+    assert all(parameters[key].dtype == jnp.float32 for key in parameters)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_composes(name):
+    """Two half batches accumulated by optax.MultiSteps move the parameters as their mean does."""
+    parameters, halves = tree(1), [tree(2), tree(3)]
+    transformation = build_optimizer(settings(name), DECLARATIONS)
+    whole, _ = transformation.update(
+        jax.tree.map(lambda a, b: (a + b) / 2, *halves), transformation.init(parameters), parameters
+    )
+    gathered = optax.MultiSteps(transformation, 2)
+    state = gathered.init(parameters)
+    first, state = gathered.update(halves[0], state, parameters)
+    second, _ = gathered.update(halves[1], state, parameters)
+    for key in SHAPES:
+        np.testing.assert_array_equal(first[key], 0)
+        np.testing.assert_allclose(second[key], whole[key], atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_decay_reaches_what_declares_it(name):
+    """Without gradients, declared matrices shrink and nothing else moves; the table names where each of them went."""
+    parameters = tree(1)
+    transformation = build_optimizer(settings(name, weight_decay=0.5), DECLARATIONS)
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    updates, _ = transformation.update(zeros, transformation.init(parameters), parameters)
+    for row in assignment_table(parameters, DECLARATIONS, name):
+        key = row["name"]
+        expected = -0.2 * 0.5 * parameters[key] if row["decay"] else jnp.zeros(SHAPES[key])
+        np.testing.assert_allclose(updates[key], expected, atol=1e-6, err_msg=key)
+        matrix = key in ("stacked", "heads") and name.endswith("muon")
+        assert row["optimizer"] == (name if matrix or not name.endswith("muon") else "adamw")
+
+
+def test_both_muons_agree():
+    """Named in a config, with the same settings, the two take the same step (1e-5)."""
+    parameters, gradients, found = tree(1), tree(2), []
+    for name in ("muon", "optax_muon"):
+        transformation = build_optimizer(settings(name, weight_decay=0.1), DECLARATIONS)
+        found.append(transformation.update(gradients, transformation.init(parameters), parameters)[0])
+    for key in SHAPES:
+        np.testing.assert_allclose(found[0][key], found[1][key], atol=1e-5, err_msg=key)
+
+
+def test_what_cannot_be_found_is_refused():
+    """Unknown names, modules and functions, and functions that make no optimizer, at start-up."""
+    for name in ("sgd", "nowhere:make", f"{__name__}:nothing"):
+        with pytest.raises(InputError, match="adamw"):
+            settings(name)
+    with pytest.raises(InputError, match="found list, expected an optax"):
+        build_optimizer(settings(f"{__name__}:no_optimizer"), DECLARATIONS)
