@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -83,6 +84,18 @@ def test_every_stage_goes_on_from_the_one_before(run):
     assert language["split"] == "heldout" and 0 <= language["following"]["accuracy"] <= 1
     assert set(detail["text_sources"]["errors"]) == {"text encoder", "conditioner", "Staircase latents"}
     assert "Does it know what comes next?" in (run / "report.html").read_text()
+
+
+def test_stopping_at_the_border_of_two_stages_changes_nothing(run, dataset, tmp_path):
+    """Stage 2, begun anew on what stage 1 has left on disk, ends with the very parameters and averages of the run that
+    one command did without a pause."""
+    workdir = tmp_path / "run"
+    for part in ("curated", "video"):
+        shutil.copytree(run / part, workdir / part)
+    shutil.copy(run / "config.json", workdir)
+    assert main([*arguments("train", dataset, workdir, RECIPE), "--stage", "2"]) == 0
+    paused, whole = (read_checkpoint(folder / "action" / "checkpoints") for folder in (workdir, run))
+    assert digest([paused.parameters, paused.averaged]) == digest([whole.parameters, whole.averaged])
 
 
 @pytest.mark.parametrize(
