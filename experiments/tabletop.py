@@ -53,7 +53,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "float32"})
 
     # Stage 5's windows: two past latents, the present and a chunk of two latents, two windows a row.
-    history = HistorySettings(history_latents=2, future_latents=2, text_length=144)
+    history = HistorySettings(history_latents=2, future_latents=2, share=0.75 if demo else 0.5, text_length=144)
     config.windows = ml_collections.ConfigDict()
     config.windows.loader = ml_collections.ConfigDict({"row_frames": 10, "history": dataclasses.asdict(history)})
     config.windows.index = ml_collections.ConfigDict(dataclasses.asdict(WindowIndexSettings()))
@@ -94,9 +94,10 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
         config.stages[name].warmup_steps = 50
 
     config.stages.adaptation = default_config("adaptation")
-    config.stages.adaptation.steps = 60 if demo else 900
-    config.stages.adaptation.learning_rate = 3e-3
-    config.stages.adaptation.adamw_learning_rate = 1e-3
+    # Slowly, and on events as often as on chunks: event mode must keep the precision that grasps need.
+    config.stages.adaptation.steps = 60 if demo else 500
+    config.stages.adaptation.learning_rate = 3e-3 if demo else 1e-3
+    config.stages.adaptation.adamw_learning_rate = 1e-3 if demo else 3e-4
     for part in ("video", "action"):
         config.stages.adaptation.objective[part] = config.stages[part].objective
 

@@ -54,13 +54,17 @@ def at(curated: CuratedDataset, episode: int, anchor: int, loader: LoaderSetting
 @given(data=st.data())
 def test_a_window_shows_the_recording(indexed, data):
     """Slots, times, tau, frames, cameras, targets and state of any anchor, computed here from the episode by eq. 11;
-    what lies outside the episode is masked and empty."""
+    what lies outside the episode, or behind the event that the window is told, is masked and empty."""
     episode = data.draw(st.sampled_from(indexed.episodes))
     length = indexed.length(episode)
     anchor = data.draw(st.integers(0, length - 4))
-    batch, frames, hz = at(indexed, episode, anchor), indexed.frames(episode), indexed.embodiment.control_hz
+    level = data.draw(st.sampled_from([0.0, 0.9]))
+    batch = at(indexed, episode, anchor, level=level)
+    frames, hz = indexed.frames(episode), indexed.embodiment.control_hz
     check_padding(batch)
-    steps = min(STEPS, length - anchor)
+    event = indexed.event_at(episode, anchor)
+    last = length if level == 0.0 or event < 0 else indexed.index.columns["end"][event]
+    steps = min(STEPS, last - anchor)
     for slot in range(8):
         sampled = [0] * 4 if slot == 0 else [4 * (slot - 1) + r + 1 for r in range(4)]
         wanted = [anchor + STRIDE * (n - 8) for n in sampled]
@@ -103,17 +107,17 @@ def test_without_history_a_window_is_an_event(indexed, start, steps):
 
 
 def test_captions_of_both_levels(indexed):
-    """A window reads the episode's instruction, or the caption of the event at its anchor, which may end before it;
-    the index row in the batch tells which."""
+    """A window reads the episode's instruction, and goes on behind the event at its anchor; or that event's caption,
+    and ends with it. The index row in the batch tells which."""
     episode = indexed.episodes[0]
     row = indexed.index.select()[0]
     event = indexed.index.row(row)
     anchor = event.end - 1
-    for level, expected in ((0.0, indexed.task_row(episode)), (0.9, row)):
+    for level, expected, steps in ((0.0, indexed.task_row(episode), STEPS), (0.9, row, 1)):
         batch = at(indexed, episode, anchor, level=level)
         assert batch.event_rows[0, 0] == expected
         assert decode(batch.text[0, 0]) == indexed.index.row(expected).caption
-        assert batch.text.shape[-1] == 40 and batch.action_mask.sum() > event.end - anchor
+        assert batch.text.shape[-1] == 40 and batch.action_mask.sum() == steps
     assert indexed.instruction(episode) == "tidy the table"
     for level, expected in (("task", indexed.task_row(episode)), ("action", indexed.event_at(episode, 0))):
         assert observation_batch(indexed, [0], SETTINGS, level).event_rows[0, 0] == expected

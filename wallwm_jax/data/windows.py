@@ -7,9 +7,11 @@ Observation-centred (eq. 11): the same rule over a buffer of 1 + 4M + 4N sampled
 one. Position 0 holds the buffer's first frame, the anchor is position M, and with M = 0 the two kinds are one.
 
 DECIDE: a latent whose frames end before it does is completed by holding the last one; its nominal times run on, so that
-latent frame f always stands for the control steps up to (f - M) K_p. An event ends with itself, an observation-centred
-window with the episode. At the other end, the slot that the episode's first frame falls in is filled by repeating it,
-as the codec fills the first slot of every clip. Slots of which the episode has no frame are masked.
+latent frame f always stands for the control steps up to (f - M) K_p. An event ends with itself, and so does an
+observation-centred window that is told the event at its anchor: the caption says nothing of what comes next, and a
+chunk that went on all the same would teach event mode to turn away before it is done. Told the task, a window ends with
+the episode. At the other end, the slot that the episode's first frame falls in is filled by repeating it, as the codec
+fills the first slot of every clip. Slots of which the episode has no frame are masked.
 """
 
 from typing import NamedTuple
@@ -65,15 +67,16 @@ def make_window(curated: CuratedDataset, draw: Draw, settings: LoaderSettings) -
 
 
 def _observation_window(curated: CuratedDataset, draw: Draw, settings: LoaderSettings) -> Window:
-    """The window around row `draw.row` of the window index; it may cross the borders of events."""
+    """The window around row `draw.row` of the window index; told the task, it may cross the borders of events."""
     index, history = curated.windows(settings), settings.history
     episode, grid = int(index.columns["episode"][draw.row]), int(index.columns["anchor"][draw.row])
     length = curated.length(episode)
     moved = int(draw.jitter * settings.anchor_jitter * index.spacing)
     anchor = grid + max(0, min(moved, length - FEWEST_STEPS - grid))
     event = curated.event_at(episode, anchor)
-    row = curated.task_row(episode) if event < 0 or draw.level < history.task_share else event
-    end = min(anchor + settings.chunk_steps, length)
+    told_task = event < 0 or draw.level < history.task_share
+    row, last = (curated.task_row(episode), length) if told_task else (event, int(curated.index.columns["end"][event]))
+    end = min(anchor + settings.chunk_steps, last)
     return Window(row, episode, anchor, end, history.slots, False, history.history_latents)
 
 
