@@ -1,11 +1,12 @@
 """Both modes on the micro model: what padding must not change, with the real attention masks."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from wallwm_jax.core.types import Observation
-from wallwm_jax.infer.conditions import ChunkSettings, WindowSettings, condition_batch
+from wallwm_jax.infer.conditions import ChunkSettings, WindowSettings, chunk_batch, condition_batch
 from wallwm_jax.infer.denoise import SolverSettings
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
@@ -82,3 +83,29 @@ def test_chunks_read_their_own_history(trained, embodiment, statistics):
     np.testing.assert_allclose(beside.frames.astype(int), alone.frames.astype(int), atol=1)
     assert alone.actions.actions.shape == (4, 26) and alone.failure is None
     assert np.abs(experienced.actions.actions - alone.actions.actions).max() > 1e-5
+
+
+def test_a_chunk_without_a_past_is_an_event(trained, make_mode, embodiment, statistics):
+    """A robot that has just started gets from unified mode, whose window has a slot for the past, what event mode says
+    of an event as long as a chunk (1e-5: fp32 sums in another order): stage 5 starts from what stage 2 has learned."""
+    window, seen = ChunkSettings(2, 1, 1, text_length=16, spatial_compression=4), _observation(0, embodiment)
+    unified = UnifiedMode(*trained, embodiment, statistics, UnifiedModeSettings(2, window, SOLVER))
+    history = unified.history()
+    history.push(seen)
+    batches = [
+        condition_batch([seen], [window.steps], 2, 2, embodiment, statistics, _window((2,))),
+        chunk_batch([history], 2, embodiment, statistics, window),
+    ]
+    generator, found = np.random.default_rng(1), []
+    actions = generator.normal(size=(2, SOLVER.samples, window.steps, 26)).astype("f4")
+    video = None
+    for mode, batch in zip((make_mode((2,)), unified), batches, strict=True):
+        given, _ = mode.programs.observe(batch, mode.programs.condition(["press"], 1), [0])
+        if video is None:
+            video = generator.normal(size=(2, 2, *given.observed.shape[2:])).astype("f4")
+        else:
+            video = np.concatenate([np.zeros_like(video[:, :1]), video], axis=1)
+        noise = jnp.asarray(video), jnp.asarray(actions)
+        found.append(mode.programs.denoise(video.shape[1], batch, given, noise, False)[0][0])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    assert np.abs(found[0][:, embodiment.dof_mask]).max() > 1e-3

@@ -106,7 +106,7 @@ class EventBatch(NamedTuple):
     frames: UInt8[np.ndarray, "B F R V H W 3"]
     frame_segment_ids: Int[np.ndarray, "B F"]
     frame_positions: Int[np.ndarray, "B F"]
-    """tau of a video token: the latent frame's index in its window, from 0."""
+    """The latent frame's index in its window, from 0."""
     frame_times: Float[np.ndarray, "B F"]
     """Seconds since the anchor of the slot's last raw frame; negative in the history."""
     frame_mask: Bool[np.ndarray, "B F"]
@@ -131,7 +131,7 @@ class EventBatch(NamedTuple):
     action_positions: Int[np.ndarray, "B A"]
     """Step index k after the anchor, from 0."""
     action_frames: Int[np.ndarray, "B A"]
-    """tau of an action token: position of the latent frame that step k lies in, anchor position + floor(k / K_p) + 1
+    """Position in its window of the latent frame that step k lies in, anchor position + floor(k / K_p) + 1
     for K_p control steps a latent frame (eqs. 10, 11)."""
     action_times: Float[np.ndarray, "B A"]
     """Seconds since the anchor: (k + 1) / control rate."""
@@ -143,7 +143,7 @@ class EventBatch(NamedTuple):
     text_mask: Bool[np.ndarray, "B S L"]
     segment_mask: Bool[np.ndarray, "B S"]
     anchor_positions: Int[np.ndarray, "B S"]
-    """Latent position of the anchor slot, and tau of the state token: M, which is 0 in an event-centric window."""
+    """Latent position of the anchor slot: M, which is 0 in an event-centric window."""
     event_steps: Int[np.ndarray, "B S"]
     """Control steps from the anchor to the event's end (before truncation); in an observation-centred window those
     that the episode has of the chunk."""

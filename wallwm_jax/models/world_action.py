@@ -296,19 +296,19 @@ class WorldAction(nn.Module):
         grid = (row.cells // row.patch,) * 2
         patches, pairs = grid[0] * grid[1], row.action_embed // row.action_heads // 2
         ids = jnp.where(batch.action_mask, batch.action_segment_ids, 0)
-        frames, anchors = (
-            jnp.minimum(tau, row.max_latent_frames) for tau in (batch.action_frames, batch.anchor_positions)
-        )
+        anchors = gather_segments(batch.anchor_positions, ids)
+        frames = positions.from_anchor(batch.action_frames, anchors, row.max_latent_frames)
         embedding, modulation = self.action_tower.modulations(time, ids)
         angles = jnp.repeat(positions.axis_angles(batch.action_positions, pairs), draws, axis=0)
         within = attention_mask(masks.same_segment(ids, ids, batch.action_mask))
         across = masks.coupling_mask(ids, batch.frame_segment_ids, real_views(batch), patches)
-        video_frames = jnp.minimum(batch.frame_positions, row.max_latent_frames)
+        anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)
+        video_frames = positions.from_anchor(batch.frame_positions, anchors, row.max_latent_frames)
         context = action_dit.ActionContext(
             modulation=modulation,
             rotation=positions.rotation(angles),
             mask=masks.repeat_batch(within, draws),
-            state=self.action_tower.embed_state(batch.state, batch.dof_mask, anchors) + found,
+            state=self.action_tower.embed_state(batch.state, batch.dof_mask) + found,
             segments=ids,
             video_position=self.action_tower.video_positions(video_frames, batch.frame_times, grid),
             video_mask=masks.repeat_queries(across, draws),

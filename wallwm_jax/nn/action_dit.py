@@ -146,18 +146,19 @@ class ActionTower(nn.Module):
         frames: Int[Array, "B A"],
         seconds: Float[Array, "B A"],
     ) -> Float[Array, "B K A action_embed"]:
-        """Action tokens; masked degrees of freedom are blanked. `frames` is tau (eqs. 10, 11), `seconds` t_abs."""
+        """Action tokens; masked degrees of freedom are blanked. `frames` are rows of tau (`positions.from_anchor`),
+        `seconds` t_abs."""
         shown = jnp.broadcast_to(dof_mask[:, None], noisy.shape)
         tokens = self.input(jnp.concatenate([jnp.where(shown, noisy, 0.0), shown.astype(noisy.dtype)], -1))
         position = self.frame[frames] + self.clock(self._seconds(seconds))
         return (tokens + position[:, None]).astype(self.dtype)
 
     def embed_state(
-        self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"], frames: Int[Array, "B S"]
+        self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"]
     ) -> Float[Array, "B S action_embed"]:
-        """The state tokens; `frames` is tau, the anchor's latent position (0 in eq. 10, M in eq. 11)."""
+        """The state tokens, at the anchor."""
         inputs = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)
-        return self.state(inputs) + self.frame[frames]
+        return self.state(inputs) + self.frame[0]
 
     def video_positions(
         self, frames: Int[Array, "B F"], seconds: Float[Array, "B F"], grid: tuple[int, int]
