@@ -96,8 +96,8 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.stages.adaptation = default_config("adaptation")
     # Slowly, and on events as often as on chunks: event mode must keep the precision that grasps need.
     config.stages.adaptation.steps = 60 if demo else 500
-    config.stages.adaptation.learning_rate = 3e-3 if demo else 1e-3
-    config.stages.adaptation.adamw_learning_rate = 1e-3 if demo else 3e-4
+    config.stages.adaptation.learning_rate = 3e-3 if demo else 3e-4
+    config.stages.adaptation.adamw_learning_rate = 1e-3 if demo else 1e-4
     for part in ("video", "action"):
         config.stages.adaptation.objective[part] = config.stages[part].objective
 
