@@ -96,7 +96,9 @@ def _matrices_and_rest(optimizer: str, settings: OptimizerSettings, declarations
     return optax.partition(groups, jax.tree.map(lambda rule: _label(rule, optimizer), declarations))
 
 
-def _whole(optimizer: str, make: Callable, settings: OptimizerSettings, declarations: Any):
+def _whole(
+    optimizer: str, make: Callable, settings: OptimizerSettings, declarations: Any
+) -> optax.GradientTransformation:
     """All parameters to one optimizer, with and without decay."""
     groups = {optimizer: make(settings, settings.weight_decay), f"{optimizer}_without_decay": make(settings, 0.0)}
     return optax.partition(groups, jax.tree.map(lambda rule: _label(rule, optimizer), declarations))
