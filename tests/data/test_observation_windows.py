@@ -108,14 +108,14 @@ def test_without_history_a_window_is_an_event(indexed, start, steps):
 
 def test_captions_of_both_levels(indexed):
     """A window reads the episode's instruction, and goes on behind the event at its anchor; or that event's caption,
-    and ends with it. The index row in the batch tells which."""
+    and ends with it. The batch tells which."""
     episode = indexed.episodes[0]
     row = indexed.index.select()[0]
     event = indexed.index.row(row)
     anchor = event.end - 1
     for level, expected, steps in ((0.0, indexed.task_row(episode), STEPS), (0.9, row, 1)):
         batch = at(indexed, episode, anchor, level=level)
-        assert batch.event_rows[0, 0] == expected
+        assert batch.event_rows[0, 0] == expected and batch.told_event[0, 0] == (expected == row)
         assert decode(batch.text[0, 0]) == indexed.index.row(expected).caption
         assert batch.text.shape[-1] == 40 and batch.action_mask.sum() == steps
     assert indexed.instruction(episode) == "tidy the table"

@@ -44,7 +44,8 @@ class Chunks(UnifiedMode):
 
     def encode(self, captions):
         self.told.append(list(captions))
-        return TextCondition(np.zeros((len(captions), 1, 4, 2), np.float32), np.ones((len(captions), 1, 4), bool))
+        mask = np.ones((len(captions), 1, 4), bool)
+        return TextCondition(np.zeros((*mask.shape, 2), np.float32), mask, mask[..., 0])
 
     def act(self, histories, text, *, key, dream=False):
         assert len(text.features) == len(histories)

@@ -215,7 +215,7 @@ def test_text_from_elsewhere_takes_the_place_of_captions(make_mode, observe):
     observations, captions = [observe(i) for i in range(4)], ["lift", "press", "open", "go"]
     expected = mode.predict(observations, captions, key=KEY, dream=False)
     given, programs = mode.encode(captions), mode.compiled
-    short = TextCondition(given.features[:, :, :6], given.mask[:, :, :6])
+    short = TextCondition(given.features[:, :, :6], given.mask[:, :, :6], given.told_event)
     for condition in (given, short):
         found = mode.predict(observations, condition, key=KEY, dream=False)
         for one, other in zip(found, expected, strict=True):
@@ -231,7 +231,7 @@ def test_told_nothing_it_holds_still_and_says_so(make_mode, observe, given):
     captions = ["lift", "  "]
     if given == "condition":
         condition = mode.encode(captions)
-        captions = TextCondition(condition.features, condition.mask & np.array([True, False])[:, None, None])
+        captions = condition._replace(mask=condition.mask & np.array([True, False])[:, None, None])
     for steps in (None, [6, 6]):
         fine, refused = mode.predict(observations, captions, steps, key=KEY, dream=False)
         assert fine.failure is None and refused.failure.name == EMPTY_TEXT

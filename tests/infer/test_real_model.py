@@ -7,7 +7,7 @@ import pytest
 
 from wallwm_jax.core.types import Observation
 from wallwm_jax.infer.conditions import ChunkSettings, WindowSettings, chunk_batch, condition_batch
-from wallwm_jax.infer.denoise import SolverSettings
+from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.models.initialise import init_parameters
@@ -83,6 +83,29 @@ def test_chunks_read_their_own_history(trained, embodiment, statistics):
     np.testing.assert_allclose(beside.frames.astype(int), alone.frames.astype(int), atol=1)
     assert alone.actions.actions.shape == (4, 26) and alone.failure is None
     assert np.abs(experienced.actions.actions - alone.actions.actions).max() > 1e-5
+
+
+def test_what_an_instruction_names_is_not_looked_for(trained, embodiment, statistics):
+    """Of the same text told as the task, the readers of the keyframe find what they find without a text; the video
+    reads it all the same, so that one instruction's chunk is not another's."""
+    window = ChunkSettings(1, 1, 1, text_length=16, spatial_compression=4)
+    mode = UnifiedMode(*trained, embodiment, statistics, UnifiedModeSettings(2, window, SOLVER))
+    history = mode.history()
+    history.push(_observation(0, embodiment))
+    batch = chunk_batch([history, history], 2, embodiment, statistics, window)
+    event = mode.encode(["press", "lift it"])
+    task = event._replace(told_event=np.zeros_like(event.told_event))
+    silence = task._replace(mask=np.zeros_like(event.mask))
+    found = {
+        name: np.asarray(mode.programs.observe(batch, text, (0, 1))[0].found)
+        for name, text in (("event", event), ("task", task), ("silence", silence))
+    }
+    np.testing.assert_array_equal(found["task"], found["silence"])
+    np.testing.assert_array_equal(found["task"][0], found["task"][1])
+    assert np.abs(found["event"][0] - found["event"][1]).max() > 1e-4
+    texts = [TextCondition(*(part[row : row + 1] for part in task)) for row in (0, 1)]
+    chunks = [mode.act([history], text, key=KEY)[0].actions.actions for text in texts]
+    assert np.abs(chunks[0] - chunks[1]).max() > 1e-5
 
 
 def test_a_chunk_without_a_past_is_an_event(trained, make_mode, embodiment, statistics):

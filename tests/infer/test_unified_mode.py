@@ -129,7 +129,7 @@ def test_switching_sources_compiles_nothing_and_draws_the_same_noise(make_mode, 
             chunk = mode.act([seen(mode, 0)], source.condition([request]), key=KEY, dream=True)[0]
             np.testing.assert_array_equal(chunk.actions.actions, reference.actions.actions)
             np.testing.assert_array_equal(chunk.frames, reference.frames)
-        latents = TextCondition(np.ones((3, 1, 8, 1), np.float32), np.ones((3, 1, 8), bool))
+        latents = TextCondition(np.ones((3, 1, 8, 1), np.float32), np.ones((3, 1, 8), bool), np.ones((3, 1), bool))
         mode.act([seen(mode, *range(n + 1)) for n in (0, 7, 30)], latents, key=KEY)
         mode.act([seen(mode, 1)], ["a much longer sentence"], key=KEY)
         assert compiled == [] and mode.compiled == programs
@@ -151,8 +151,9 @@ def test_an_instruction_is_encoded_once(make_mode, observe):
     assert encoded == [["tidy up", "press"]]
     np.testing.assert_array_equal(first.features, again.features[::-1])
     np.testing.assert_array_equal(first.mask.sum(axis=(1, 2)), [8, 6, 8])
+    assert not first.told_event.any()
     captions = CaptionSource(encode, lambda request: asked.append(request) or f"chunk {request.chunk}")
-    captions.condition(requests[:2])
+    assert captions.condition(requests[:2]).told_event.all()
     assert encoded[-1] == ["chunk 0", "chunk 1"] and asked == requests[:2]
 
 
@@ -163,7 +164,7 @@ def test_masked_text_has_no_influence(make_mode, seen):
     features = np.where(given.mask[..., None], given.features, np.nan)
     first, other = (
         mode.act([seen(mode, 0)], condition, key=KEY)[0].actions.actions
-        for condition in (given, TextCondition(features, given.mask))
+        for condition in (given, TextCondition(features, given.mask, given.told_event))
     )
     np.testing.assert_array_equal(first, other)
 
@@ -174,10 +175,11 @@ def test_bad_input_is_refused(make_mode, observe, seen):
     with pytest.raises(InputError, match="captions: found 1, expected one for each of 2"):
         mode.act([seen(mode, 0)] * 2, ["lift"], key=KEY)
     with pytest.raises(InputError, match="text condition: found 30 tokens, expected at most 24"):
-        long = TextCondition(np.zeros((1, 1, 30, 1), np.float32), np.ones((1, 1, 30), bool))
+        long = TextCondition(np.zeros((1, 1, 30, 1), np.float32), np.ones((1, 1, 30), bool), np.ones((1, 1), bool))
         mode.act([seen(mode, 0)], long, key=KEY)
     with pytest.raises(InputError, match="text condition"):
-        mode.act([seen(mode, 0)], TextCondition(np.zeros((1, 2, 8, 1)), np.ones((1, 2, 8), bool)), key=KEY)
+        two = TextCondition(np.zeros((1, 2, 8, 1)), np.ones((1, 2, 8), bool), np.ones((1, 2), bool))
+        mode.act([seen(mode, 0)], two, key=KEY)
     with pytest.raises(InputError, match="history: found no observation"):
         mode.act([mode.history()], ["lift"], key=KEY)
     with pytest.raises(InputError, match="histories"):

@@ -64,7 +64,7 @@ def _empty(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, n
         effector_mask=flags(b, f, 4, 2), actions=noise(size=(b, a, 26)).astype("f"), action_segment_ids=ids(b, a),
         action_positions=ids(b, a), action_times=noise(size=(b, a)).astype("f"), action_mask=flags(b, a),
         dof_mask=flags(b, s, 26), state=noise(size=(b, s, 26)).astype("f"), text=ids(b, s, LENGTH),
-        text_mask=flags(b, s, LENGTH), segment_mask=flags(b, s), event_steps=ids(b, s), truncated=flags(b, s),
+        text_mask=flags(b, s, LENGTH), told_event=flags(b, s), segment_mask=flags(b, s), event_steps=ids(b, s), truncated=flags(b, s),
         event_rows=ids(b, s) - 1, observed_mask=flags(b, f), action_frames=ids(b, a), anchor_positions=ids(b, s),
     )._asdict()  # fmt: skip
     noises = {
@@ -96,6 +96,7 @@ def lay_out(samples: list[Sample], rows: list[list[int]], seed: int = 0) -> tupl
             batch["frames"][row, f], batch["view_mask"][row, f] = own["frames"], own["view_mask"]
             for name in ("state", "dof_mask", "text", "text_mask"):
                 batch[name][row, segment] = own[name]
+            batch["told_event"][row, segment] = True
             batch["segment_mask"][row, segment], batch["event_steps"][row, segment] = True, sample.steps
             noises["noisy_video"][row, f] = own["noisy_video"]
             noises["noisy_action"][row, :, a] = own["noisy_action"]

@@ -51,6 +51,7 @@ def random_batch(seed: int, rows: int = 2) -> EventBatch:
         state=np.where(dof, generator.uniform(-1, 1, dof.shape), 0).astype(np.float32),
         text=generator.integers(3, 259, (rows, SEGMENTS, LETTERS)).astype(np.int32),
         text_mask=(np.arange(LETTERS) < lengths[..., None]) & segment_mask[..., None],
+        told_event=segment_mask,
         segment_mask=segment_mask,
         anchor_positions=np.zeros((rows, SEGMENTS), np.int32),
         event_steps=np.concatenate([first, second], axis=1).astype(np.int32),

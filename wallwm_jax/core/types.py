@@ -141,6 +141,9 @@ class EventBatch(NamedTuple):
     """State at the anchor, normalised to [-1, 1], zero where `dof_mask` is False."""
     text: Int[np.ndarray, "B S L"]
     text_mask: Bool[np.ndarray, "B S L"]
+    told_event: Bool[np.ndarray, "B S"]
+    """Whether the text is the caption of the event under way; False where it is the task's instruction, which names
+    much that is not due, and in empty segments."""
     segment_mask: Bool[np.ndarray, "B S"]
     anchor_positions: Int[np.ndarray, "B S"]
     """Latent position of the anchor slot: M, which is 0 in an event-centric window."""

@@ -162,6 +162,7 @@ def empty_batch(curated: CuratedDataset, rows: int, settings: LoaderSettings) ->
         state=numbers(segments, UNIFIED_DIMENSION),
         text=integers(segments, settings.batch_text_length),
         text_mask=masks(segments, settings.batch_text_length),
+        told_event=masks(segments),
         segment_mask=masks(segments),
         anchor_positions=integers(segments),
         event_steps=integers(segments),
@@ -232,6 +233,7 @@ def _write_actions(
     batch.state[row, segment] = embodiment.encode_state(anchor_state, curated.statistics)
     tokens, known = curated.caption_tokens(window.row, settings.batch_text_length)
     batch.text[row, segment], batch.text_mask[row, segment] = tokens, known
+    batch.told_event[row, segment] = window.told_event
     batch.segment_mask[row, segment] = True
     batch.anchor_positions[row, segment] = window.history
     batch.event_steps[row, segment] = window.steps

@@ -41,6 +41,8 @@ class Window(NamedTuple):
     truncated: bool
     history: int = 0
     """M: latent frames before the anchor's."""
+    told_event: bool = True
+    """Whether the row's caption is the event's, not the task's."""
 
     @property
     def steps(self) -> int:
@@ -77,7 +79,7 @@ def _observation_window(curated: CuratedDataset, draw: Draw, settings: LoaderSet
     told_task = event < 0 or draw.level < history.task_share
     row, last = (curated.task_row(episode), length) if told_task else (event, int(curated.index.columns["end"][event]))
     end = min(anchor + settings.chunk_steps, last)
-    return Window(row, episode, anchor, end, history.slots, False, history.history_latents)
+    return Window(row, episode, anchor, end, history.slots, False, history.history_latents, not told_task)
 
 
 def observed_offsets(history: int, stride: int) -> Int[np.ndarray, "O 4"]:

@@ -236,6 +236,7 @@ def _batch(given: _Rows, embodiment: Embodiment, settings: WindowSettings | Chun
         state=given.state[:, None],
         text=np.zeros((*column, settings.text_length), np.int32),
         text_mask=np.zeros((*column, settings.text_length), bool),
+        told_event=np.zeros(column, bool),
         segment_mask=(given.steps > 0)[:, None],
         anchor_positions=np.full(column, anchor, np.int32),
         event_steps=given.steps[:, None],

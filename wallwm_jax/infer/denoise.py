@@ -52,6 +52,8 @@ class TextCondition(NamedTuple):
     features: Float[Array, "B S L width"]
     """In the text encoder's feature space; zero where the mask is False."""
     mask: Bool[Array, "B S L"]
+    told_event: Bool[Array, "B S"]
+    """Whether it tells the event that is due; False: the task, which names much besides."""
 
     def padded(self, length: int) -> "TextCondition":
         """With L = `length`, masked at the end; raises InputError if it is longer."""
@@ -59,7 +61,7 @@ class TextCondition(NamedTuple):
         if missing < 0:
             raise InputError("text condition", f"{self.mask.shape[-1]} tokens", f"at most {length}")
         pad = [(0, 0), (0, 0), (0, missing)]
-        return TextCondition(np.pad(self.features, [*pad, (0, 0)]), np.pad(self.mask, pad))
+        return TextCondition(np.pad(self.features, [*pad, (0, 0)]), np.pad(self.mask, pad), self.told_event)
 
 
 class Condition(NamedTuple):
@@ -69,13 +71,15 @@ class Condition(NamedTuple):
     """Latents of the observed slots, which are the first: M of history and the anchor. Zero where masked."""
     text_features: Float[Array, "B S L width"]
     text_mask: Bool[Array, "B S L"]
+    told_event: Bool[Array, "B S"]
     found: Float[Array, "B S action_embed"]
     """What the text finds in the current observation, for the actions."""
 
 
 def encode_text(model: Any, parameters: Any, text: Int[Array, "B S L"], mask: Bool[Array, "B S L"]) -> TextCondition:
-    """Captions through the model's own text encoder."""
-    return TextCondition(model.apply({"params": parameters}, text, mask, method="encode_text"), mask)
+    """Captions of events through the model's own text encoder."""
+    features = model.apply({"params": parameters}, text, mask, method="encode_text")
+    return TextCondition(features, mask, jnp.ones(mask.shape[:2], bool))
 
 
 def observe(
@@ -87,9 +91,9 @@ def observe(
     observed = model.apply(variables, batch.frames[:, :observed_slots], method="encode_frames")
     observed = jnp.where(batch.view_mask[:, :observed_slots, :, None, None, None], observed, 0.0)
     # Features of masked tokens must not matter, whoever made them.
-    features = jnp.where(text.mask[..., None], text.features, 0.0)
+    features, batch = jnp.where(text.mask[..., None], text.features, 0.0), batch._replace(told_event=text.told_event)
     found, _ = model.apply(variables, batch, features, text.mask, method="read_keyframes")
-    given = Condition(observed, features, text.mask, found)
+    given = Condition(observed, features, text.mask, text.told_event, found)
     channel = _observed_channel(given, batch.frame_mask.shape[1])
     log_steps = model.apply(variables, batch, channel, features, text.mask, method="duration")
     return given, jnp.exp(log_steps)
@@ -107,7 +111,7 @@ def draw_noise(
 
 def foresee(model: Any, parameters: Any, batch: EventBatch, given: Condition) -> Any:
     """What the model says of the frames to come before it dreams them, the same for every step of a prediction."""
-    channel = _observed_channel(given, batch.frame_mask.shape[1])
+    channel, batch = _observed_channel(given, batch.frame_mask.shape[1]), batch._replace(told_event=given.told_event)
     return model.apply({"params": parameters}, batch, channel, given.text_features, given.text_mask, method="foresee")
 
 

@@ -16,7 +16,7 @@ from wallwm_jax.infer import denoise
 from wallwm_jax.infer.denoise import Condition, SolverSettings, TextCondition
 
 Text = Sequence[str] | TextCondition
-"""What a prediction is told: captions for the model's own text encoder, or their like from elsewhere, S = 1."""
+"""What a prediction is told: captions of events for the model's own text encoder, or their like from elsewhere, S = 1."""
 
 
 @runtime_checkable
@@ -67,7 +67,8 @@ class Programs:
             if given.mask.shape[1] != 1 or given.features.shape[:3] != given.mask.shape:
                 shapes = f"features {given.features.shape}, mask {given.mask.shape}"
                 raise InputError("text condition", shapes, "[B, 1, L, width] and [B, 1, L]")
-            return TextCondition(np.asarray(given.features, np.float32), np.asarray(given.mask)).padded(length)
+            arrays = (np.asarray(given.features, np.float32), np.asarray(given.mask), np.asarray(given.told_event))
+            return TextCondition(*arrays).padded(length)
         parts = [self._encode(given[first : first + self.rows]) for first in range(0, count, self.rows)]
         return TextCondition(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 

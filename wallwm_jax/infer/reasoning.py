@@ -191,7 +191,7 @@ def condition(model: Reasoner, parameters: Any, batch: PlanBatch) -> TextConditi
     variables, length = {"params": parameters}, batch.caption.shape[1]
     hidden, _ = model.apply(variables, batch, method="with_caption")
     found = model.apply(variables, hidden[:, -length:], batch.caption_mask, batch.text_mask, method="condition")
-    return TextCondition(found[:, None], batch.text_mask[:, None])
+    return TextCondition(found[:, None], batch.text_mask[:, None], jnp.ones((len(found), 1), bool))
 
 
 def latent_condition(model: Reasoner, parameters: Any, batch: PlanBatch, schedule: str = "staircase") -> TextCondition:
@@ -201,7 +201,8 @@ def latent_condition(model: Reasoner, parameters: Any, batch: PlanBatch, schedul
     found, presence = model.apply(variables, latents, method="condition_by_latents")
     # A caption is one stretch from the first place on, and has at least one token.
     there = jnp.cumprod((presence > 0).astype(jnp.int32), -1).astype(bool) | (jnp.arange(found.shape[1]) == 0)
-    return TextCondition(jnp.where(there[..., None], found, 0.0)[:, None], there[:, None])
+    features = jnp.where(there[..., None], found, 0.0)
+    return TextCondition(features[:, None], there[:, None], jnp.ones((len(found), 1), bool))
 
 
 def empty_plan_batch(

@@ -45,7 +45,9 @@ class InstructionSource:
         wanted = [request.instruction for request in requests]
         unknown = [text for text in dict.fromkeys(wanted) if text not in self._known]
         if unknown:
-            for text, *row in zip(unknown, *self._encode(unknown), strict=True):
+            encoded = self._encode(unknown)
+            encoded = encoded._replace(told_event=np.zeros_like(encoded.told_event))
+            for text, *row in zip(unknown, *encoded, strict=True):
                 self._known[text] = TextCondition(*row)
         return TextCondition(*(np.stack(rows) for rows in zip(*(self._known[text] for text in wanted), strict=True)))
 

@@ -21,7 +21,8 @@ class WaypointLabels(NamedTuple):
     """Of frames to be generated and of an anchor's last one: an arm the robot has, a present calibrated camera, a place
     inside its picture."""
     gaze: Float[Array, "B S V query arm 2"]
-    """The places when (j + 1) / m of the event is done, for query j of m."""
+    """The places when (j + 1) / m of the event is done, for query j of m. Not known of what was told the task: nothing
+    in it says where to look."""
     gaze_known: Bool[Array, "B S V query arm"]
 
 
@@ -33,7 +34,8 @@ def waypoint_labels(
     frame, has_future = _frames_at(batch, (jnp.arange(queries) + 1.0) / queries)
     flat = (part.reshape(len(part), -1, *part.shape[3:]) for part in (places, known))
     gaze, seen = (jnp.moveaxis(jax.vmap(lambda values, index: values[index])(part, frame), 2, 3) for part in flat)
-    return WaypointLabels(places, known, gaze, seen & has_future[:, :, None, None, None])
+    asked = has_future & batch.told_event
+    return WaypointLabels(places, known, gaze, seen & asked[:, :, None, None, None])
 
 
 def progress_of(batch: EventBatch) -> tuple[Float[Array, "B F R"], Float[Array, "B F R"]]:
