@@ -64,7 +64,8 @@ def _empty(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, n
         effector_mask=flags(b, f, 4, 2), actions=noise(size=(b, a, 26)).astype("f"), action_segment_ids=ids(b, a),
         action_positions=ids(b, a), action_times=noise(size=(b, a)).astype("f"), action_mask=flags(b, a),
         dof_mask=flags(b, s, 26), state=noise(size=(b, s, 26)).astype("f"), text=ids(b, s, LENGTH),
-        text_mask=flags(b, s, LENGTH), told_event=flags(b, s), segment_mask=flags(b, s), event_steps=ids(b, s), truncated=flags(b, s),
+        text_mask=flags(b, s, LENGTH), told_event=flags(b, s), segment_mask=flags(b, s), event_steps=ids(b, s),
+        truncated=flags(b, s),
         event_rows=ids(b, s) - 1, observed_mask=flags(b, f), action_frames=ids(b, a), anchor_positions=ids(b, s),
     )._asdict()  # fmt: skip
     noises = {

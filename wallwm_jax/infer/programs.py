@@ -16,7 +16,7 @@ from wallwm_jax.infer import denoise
 from wallwm_jax.infer.denoise import Condition, SolverSettings, TextCondition
 
 Text = Sequence[str] | TextCondition
-"""What a prediction is told: captions of events for the model's own text encoder, or their like from elsewhere, S = 1."""
+"""What a prediction is told: events' captions for the model's own text encoder, or their like from elsewhere, S = 1."""
 
 
 @runtime_checkable
