@@ -21,12 +21,12 @@ SHAPES = {"stacked": (2, 4, 6), "heads": (4, 2, 3), "head": (4, 3), "table": (5,
 NAMES = [*sorted(OPTIMIZERS), f"{__name__}:momentum"]
 
 
-def momentum(settings, declarations):
+def momentum(settings, declarations, mesh):
     """A chain of one's own."""
     return optax.chain(optax.trace(0.9), optax.scale_by_learning_rate(settings.schedule_of(settings.learning_rate)))
 
 
-def no_optimizer(settings, declarations):
+def no_optimizer(settings, declarations, mesh):
     return []
 
 

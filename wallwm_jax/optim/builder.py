@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import optax
 import optax.contrib
+from jax.sharding import Mesh
 
 from wallwm_jax.core.axes import Declaration
 from wallwm_jax.core.errors import InputError
@@ -17,8 +18,9 @@ from wallwm_jax.optim.muon import MuonSettings, muon
 from wallwm_jax.optim.polynomials import polynomials_of
 from wallwm_jax.optim.schedules import Schedule, warmup_then
 
-Make = Callable[["OptimizerSettings", Any], optax.GradientTransformation]
-"""From settings and declarations to the transformation of a whole tree of trainable parameters."""
+Make = Callable[["OptimizerSettings", Any, Mesh | None], optax.GradientTransformation]
+"""From settings, declarations and the mesh that parameters lie on (None: one device) to the transformation of a whole
+tree of trainable parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +56,16 @@ class OptimizerSettings:
         return warmup_then(self.schedule, peak, self.warmup_steps, self.steps, self.final_fraction)
 
 
-def build_optimizer(settings: OptimizerSettings, declarations: Any) -> optax.GradientTransformation:
-    """The transformation for a parameter tree with these declarations (the trainable part only).
+def build_optimizer(
+    settings: OptimizerSettings, declarations: Any, mesh: Mesh | None = None
+) -> optax.GradientTransformation:
+    """The transformation for a parameter tree with these declarations (the trainable part only), laid on `mesh`, whose
+    devices share what costs much.
 
     Raises:
         InputError: what the settings name makes something else than an Optax transformation.
     """
-    made = _find(settings.optimizer)(settings, declarations)
+    made = _find(settings.optimizer)(settings, declarations, mesh)
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise InputError(f"optimizer {settings.optimizer}", type(made).__name__, "an optax.GradientTransformation")
     return optax.chain(optax.clip_by_global_norm(settings.clip), made)
@@ -86,10 +91,12 @@ def _label(declaration: Declaration, optimizer: str) -> str:
     return rest if declaration.decay else f"{rest}_without_decay"
 
 
-def _matrices_and_rest(optimizer: str, settings: OptimizerSettings, declarations: Any) -> optax.GradientTransformation:
+def _matrices_and_rest(
+    optimizer: str, settings: OptimizerSettings, declarations: Any, mesh: Mesh | None
+) -> optax.GradientTransformation:
     """Declared matrices to `_MATRICES[optimizer]`, the rest to AdamW."""
     groups = {
-        optimizer: _MATRICES[optimizer](settings, declarations),
+        optimizer: _MATRICES[optimizer](settings, declarations, mesh),
         "adamw": _adamw(settings, settings.weight_decay),
         "adamw_without_decay": _adamw(settings, 0.0),
     }
@@ -97,9 +104,10 @@ def _matrices_and_rest(optimizer: str, settings: OptimizerSettings, declarations
 
 
 def _whole(
-    optimizer: str, make: Callable, settings: OptimizerSettings, declarations: Any
+    optimizer: str, make: Callable, settings: OptimizerSettings, declarations: Any, mesh: Mesh | None
 ) -> optax.GradientTransformation:
-    """All parameters to one optimizer, with and without decay."""
+    """All parameters to one optimizer, with and without decay; it works number by number, so that any mesh suits it."""
+    del mesh
     groups = {optimizer: make(settings, settings.weight_decay), f"{optimizer}_without_decay": make(settings, 0.0)}
     return optax.partition(groups, jax.tree.map(lambda rule: _label(rule, optimizer), declarations))
 
@@ -109,17 +117,32 @@ def _adamw(settings: OptimizerSettings, weight_decay: float) -> optax.GradientTr
     return optax.adamw(settings.schedule_of(settings.adamw_learning_rate), weight_decay=weight_decay, **moments)
 
 
+def _schedule_free(settings: OptimizerSettings, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW without a schedule (Defazio et al. 2024) after the warm-up. Parameters are the points that gradients are
+    taken at; where a run averages them, that average stands in for the method's own."""
+    return optax.contrib.schedule_free_adamw(
+        settings.adamw_learning_rate,
+        settings.warmup_steps or None,
+        b1=settings.adam_b1,
+        b2=settings.adam_b2,
+        eps=settings.adam_epsilon,
+        weight_decay=weight_decay,
+    )
+
+
 def _lion(settings: OptimizerSettings, weight_decay: float) -> optax.GradientTransformation:
     rate = settings.schedule_of(settings.learning_rate)
     return optax.lion(rate, settings.adam_b1, settings.adam_b2, weight_decay=weight_decay)
 
 
-def _muon(settings: OptimizerSettings, declarations: Any) -> optax.GradientTransformation:
-    return muon(settings.schedule_of(settings.learning_rate), declarations, settings.muon, settings.weight_decay)
+def _muon(settings: OptimizerSettings, declarations: Any, mesh: Mesh | None) -> optax.GradientTransformation:
+    rate = settings.schedule_of(settings.learning_rate)
+    return muon(rate, declarations, settings.muon, settings.weight_decay, mesh)
 
 
-def _optax_muon(settings: OptimizerSettings, declarations: Any) -> optax.GradientTransformation:
-    """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations."""
+def _optax_muon(settings: OptimizerSettings, declarations: Any, mesh: Mesh | None) -> optax.GradientTransformation:
+    """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations; it knows nothing of meshes."""
+    del mesh
     rules, chosen = named_leaves(declarations), settings.muon
 
     def numbers(parameters: Any) -> Any:
@@ -147,6 +170,7 @@ OPTIMIZERS: Mapping[str, Make] = {
     **{name: functools.partial(_matrices_and_rest, name) for name in _MATRICES},
     "adamw": functools.partial(_whole, "adamw", _adamw),
     "lion": functools.partial(_whole, "lion", _lion),
+    "schedule_free": functools.partial(_whole, "schedule_free", _schedule_free),
 }
 """What a config can name: Muon (ours, or Optax's) for declared matrices with AdamW for the rest, or one for all."""
 

@@ -3,39 +3,47 @@
 `optax.contrib.muon` works a parameter at a time and guesses matrices from the number of dimensions. Here the
 declaration says which axes are stacked, which are inputs and which are outputs, and matrices of one shape (tall ones
 transposed) are orthogonalised in one batch. Configured alike, both give the same updates.
+
+Under a mesh of several devices every matrix is orthogonalised once, by the device that owns it (`optim.ownership`).
 """
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
-from wallwm_jax.core.axes import AXES, Declaration
+from wallwm_jax.core.axes import AXES
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
-from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, orthogonalize
+from wallwm_jax.optim.exchange import orthogonalize_by_owners
+from wallwm_jax.optim.matrices import MatrixView, view_of
+from wallwm_jax.optim.newton_schulz import orthogonalize
+from wallwm_jax.optim.ownership import Group, Ownership, assign, restarts_of
 from wallwm_jax.optim.polynomials import Polynomials, polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
 ITERATIONS = ("direct", "gram", "cheapest")
+BATCH_ELEMENTS = 2**22
+"""Matrices of one shape are orthogonalised together up to this size: more saves no time and takes memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MuonSettings:
     """Hyperparameters of `scale_by_muon`.
 
-    `update_scale` is "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs,
-    outputs)), which matches AdamW's typical step (Liu et al. 2025); or "none". `products` is the dtype of the
-    Newton-Schulz products. `iteration` takes the steps on the matrices themselves ("direct"), on their Gram matrices
-    ("gram"), or shape by shape on whichever takes fewer operations ("cheapest"). `coefficients` names a set of
-    `optim.polynomials`. `split` names axes along which a parameter is many matrices: ("heads", "key_heads") gives every
-    attention head its own.
+    `products` is the dtype of the Newton-Schulz products, and of what devices send each other. `update_scale` is
+    "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs, outputs)), which matches
+    AdamW's typical step (Liu et al. 2025); or "none". `iteration` takes the steps on the matrices themselves
+    ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever takes fewer operations ("cheapest").
+    `coefficients` names a set of `optim.polynomials`. `split` names axes along which a parameter is many matrices:
+    ("heads", "key_heads") gives every attention head its own.
     """
 
     momentum: float = 0.95
@@ -57,11 +65,16 @@ class MuonState(NamedTuple):
     momentum: Any
 
 
-def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> optax.GradientTransformation:
+def scale_by_muon(
+    declarations: Any, settings: MuonSettings | None = None, mesh: Mesh | None = None
+) -> optax.GradientTransformation:
     """Replaces gradients by orthogonalised momentum; every leaf of the updates must be declared as a matrix.
 
     `declarations` is a tree of `Declaration` whose paths include those of the updates (leaves that Optax masked away
-    are skipped). Raises InputError for an update that no matrix declaration covers.
+    are skipped). `mesh` is the one that `core.mesh.parameter_shardings` has laid the parameters on: its devices share
+    the orthogonalisation, and momentum stays where the parameters are. None: one device does all.
+
+    Raises InputError for an update that no matrix declaration covers.
     """
     settings = settings or MuonSettings()
     polynomials = polynomials_of(settings.coefficients, settings.steps)
@@ -71,7 +84,6 @@ def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> op
         raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
     if settings.iteration not in ITERATIONS:
         raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
-    rules = named_leaves(declarations)
 
     def init(parameters: Any) -> MuonState:
         return MuonState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
@@ -81,14 +93,14 @@ def scale_by_muon(declarations: Any, settings: MuonSettings | None = None) -> op
         beta, count = settings.momentum, optax.safe_increment(state.count)
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, gradients)
         direction = _direction(momentum, gradients, count, settings)
-        matrices, restore = _to_matrices(direction, rules, settings.split)
-        groups = collections.defaultdict(list)
-        for name, matrix in matrices.items():
-            groups[(min(matrix.shape[1:]), max(matrix.shape[1:]), matrix.dtype)].append(name)
-        done = {}
-        for names in groups.values():
-            done.update(_orthogonalize_group({name: matrices[name] for name in names}, polynomials, settings))
-        return restore(done), MuonState(count, momentum)
+        views = matrix_views(direction, declarations, settings, mesh)
+        named = named_leaves(direction)
+        if mesh is None or mesh.size == 1:
+            done = _alone(named, views, polynomials, settings)
+        else:
+            done = _shared(named, views, polynomials, settings, mesh)
+        updates = jax.tree.unflatten(jax.tree.structure(direction), [done[name] for name in named])
+        return updates, MuonState(count, momentum)
 
     return optax.GradientTransformation(init, update)
 
@@ -98,13 +110,41 @@ def muon(
     declarations: Any,
     settings: MuonSettings | None = None,
     weight_decay: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> optax.GradientTransformation:
     """Muon with decoupled weight decay: step = -learning_rate (orthogonalised momentum + weight_decay parameter)."""
     return optax.chain(
-        scale_by_muon(declarations, settings),
+        scale_by_muon(declarations, settings, mesh),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def matrix_views(
+    tree: Any, declarations: Any, settings: MuonSettings, mesh: Mesh | AbstractMesh | None
+) -> dict[str, MatrixView]:
+    """How Muon sees every leaf (arrays or shapes) of a tree, by name; on a mesh, cut as its parameters are.
+
+    Raises InputError for a leaf that no matrix declaration covers.
+    """
+    rules, views = named_leaves(declarations), {}
+    for name, leaf in named_leaves(tree).items():
+        if name not in rules or not rules[name].is_matrix:
+            raise InputError(f"parameter {name}", "no matrix declaration", "'inputs -> outputs' to be given to Muon")
+        views[name] = view_of(rules[name], leaf.shape, settings.split, mesh)
+    return views
+
+
+def ownership_of(
+    views: Mapping[str, MatrixView], mesh: Mapping[str, int], settings: MuonSettings
+) -> tuple[Ownership, list[list[str]]]:
+    """Who orthogonalises what on a mesh (axis name -> size), and the names of the leaves in every share's group."""
+    members: dict[tuple, list[str]] = collections.defaultdict(list)
+    for name, view in views.items():
+        members[(*view.wide, view.wide_cut)].append(name)
+    counts = [sum(views[name].stacked_on(mesh) for name in names) for names in members.values()]
+    groups = [Group(m, k, cut, count) for (m, k, cut), count in zip(members, counts, strict=True)]
+    return assign(groups, mesh, settings.steps, settings.iteration), list(members.values())
 
 
 def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettings) -> Any:
@@ -116,46 +156,75 @@ def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettin
     return jax.tree.map(lambda m, g: past * m + present * g, momentum, gradients)
 
 
-def _to_matrices(
-    tree: Any, rules: dict[str, Declaration], split: Sequence[str]
-) -> tuple[dict[str, Float[Array, "_ _ _"]], Any]:
-    """Every leaf as stacked matrices by name, and the function that brings such a dict back to the tree."""
-    named, structure = named_leaves(tree), jax.tree.structure(tree)
-    for name in named:
-        if name not in rules or not rules[name].is_matrix:
-            raise InputError(f"parameter {name}", "no matrix declaration", "'inputs -> outputs' to be given to Muon")
-    orders = {name: sum(rules[name].matrix_order(split), ()) for name in named}
-    matrices = {
-        name: leaf.transpose(orders[name]).reshape(rules[name].matrix_shape(leaf.shape, split))
-        for name, leaf in named.items()
-    }
-
-    def back(name: str, shape: tuple[int, ...], matrices: Array) -> Array:
-        order = orders[name]
-        return matrices.reshape([shape[place] for place in order]).transpose(np.argsort(order))
-
-    def restore(done: dict[str, Array]) -> Any:
-        return jax.tree.unflatten(structure, [back(name, leaf.shape, done[name]) for name, leaf in named.items()])
-
-    return matrices, restore
-
-
-def _orthogonalize_group(
-    matrices: dict[str, Array], polynomials: Polynomials, settings: MuonSettings
+def _alone(
+    named: Mapping[str, Array], views: Mapping[str, MatrixView], polynomials: Polynomials, settings: MuonSettings
 ) -> dict[str, Array]:
-    """One batched Newton-Schulz for all matrices that share a shape up to transposition."""
-    wide = [matrix.mT if matrix.shape[1] > matrix.shape[2] else matrix for matrix in matrices.values()]
-    stacked = jnp.concatenate(wide)
-    cheapest = cheapest_restarts(*stacked.shape[1:], len(polynomials))
-    restarts = {"direct": None, "gram": SAFE_RESTARTS, "cheapest": cheapest}[settings.iteration]
-    values = orthogonalize(stacked, polynomials, settings.products, settings.epsilon, restarts)
+    """All matrices of one shape up to transposition in batches, on this device."""
+    members: dict[tuple, list[list[str]]] = collections.defaultdict(lambda: [[]])
+    for name, leaf in named.items():
+        batches = members[(*views[name].wide, leaf.dtype)]
+        if batches[-1] and sum(named[other].size for other in batches[-1]) + leaf.size > BATCH_ELEMENTS:
+            batches.append([])
+        batches[-1].append(name)
+    done = {}
+    for (m, k, _), batches in members.items():
+        run = _iteration(m, k, polynomials, settings)
+        for names in batches:
+            stacked = jnp.concatenate([views[name].matrices(named[name]) for name in names])
+            most = max(BATCH_ELEMENTS // (m * k), 1)
+            values = run(stacked) if len(stacked) <= most else jax.lax.map(_one(run), stacked, batch_size=most)
+            done.update(_leaves(values, {name: named[name] for name in names}, views, settings))
+    return done
+
+
+def _shared(
+    named: Mapping[str, Array],
+    views: Mapping[str, MatrixView],
+    polynomials: Polynomials,
+    settings: MuonSettings,
+    mesh: Mesh,
+) -> dict[str, Array]:
+    """Every matrix once, on the device of the mesh that owns it."""
+    ownership, members = ownership_of(views, dict(mesh.shape), settings)
+
+    def local(blocks: dict[str, Array]) -> dict[str, Array]:
+        done = {}
+        for share, names in zip(ownership.shares, members, strict=True):
+            run = _iteration(share.group.m, share.group.k, polynomials, settings)
+            stacked = jnp.concatenate([views[name].matrices(blocks[name]) for name in names])
+            values = orthogonalize_by_owners(stacked, share, settings.products, run)
+            done.update(_leaves(values, {name: blocks[name] for name in names}, views, settings))
+        return done
+
+    specs = {name: view.spec for name, view in views.items()}
+    # What an all-gather over replicas returns is equal on all of them, which the type of an array does not say.
+    return jax.shard_map(local, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=False)(dict(named))
+
+
+def _leaves(
+    values: Float[Array, "n m k"], leaves: Mapping[str, Array], views: Mapping[str, MatrixView], settings: MuonSettings
+) -> dict[str, Array]:
+    """Stacked updates, in the order of `leaves`, as leaves of these shapes; scaled."""
     result, start = {}, 0
-    for name, matrix in matrices.items():
-        part = values[start : start + matrix.shape[0]]
-        start += matrix.shape[0]
-        part = part.mT if matrix.shape[1] > matrix.shape[2] else part
-        result[name] = part * _update_scale(matrix.shape[1], matrix.shape[2], settings)
+    for name, leaf in leaves.items():
+        view = views[name]
+        part = values[start : start + view.stacked(leaf.shape)]
+        start += len(part)
+        part = part * _update_scale(view.inputs, view.outputs, settings)
+        result[name] = view.leaf(part.astype(leaf.dtype), leaf.shape)
     return result
+
+
+def _iteration(m: int, k: int, polynomials: Polynomials, settings: MuonSettings) -> Callable[[Array], Array]:
+    restarts = restarts_of(m, k, len(polynomials), settings.iteration)
+    return functools.partial(
+        orthogonalize, polynomials=polynomials, dtype=settings.products, epsilon=settings.epsilon, restarts=restarts
+    )
+
+
+def _one(run: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Of a function of stacked matrices, the one of a single matrix."""
+    return lambda matrix: run(matrix[None])[0]
 
 
 def _update_scale(inputs: int, outputs: int, settings: MuonSettings) -> float:
