@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from wallwm_jax.optim.newton_schulz import in_turn
 from wallwm_jax.optim.ownership import Share
 
 Orthogonalize = Callable[[Float[Array, "1 m k"]], Float[Array, "1 m k"]]
@@ -33,22 +34,12 @@ def orthogonalize_by_owners(
     chosen = jax.lax.dynamic_slice_in_dim(jnp.asarray(share.table), first, share.blocks)
     whole = _assemble(_all_to_all(blocks.astype(dtype)[chosen], exchanged), share)
     me = first + (jax.lax.axis_index(exchanged) if exchanged else 0)
-    done = _iterate(whole, jnp.asarray(share.counts)[me], orthogonalize)
+    done = in_turn(orthogonalize, whole, jnp.asarray(share.counts)[me])
     found = _all_to_all(_disassemble(done, blocks.shape[1:]), exchanged).reshape(-1, *blocks.shape[1:])
     found = found[jnp.asarray(kept)[replica]]
     if replicas:
         found = jax.lax.all_gather(found, replicas, tiled=True)
     return found[jnp.asarray(inverse)].astype(blocks.dtype)
-
-
-def _iterate(whole: Float[Array, "place m k"], count: Array, orthogonalize: Orthogonalize) -> Array:
-    """The first `count` matrices orthogonalised, one after the other; devices differ in how many they have."""
-
-    def body(place: Array, values: Array) -> Array:
-        matrix = jax.lax.dynamic_slice_in_dim(values, place, 1)
-        return jax.lax.dynamic_update_slice_in_dim(values, orthogonalize(matrix).astype(values.dtype), place, 0)
-
-    return jax.lax.fori_loop(0, count, body, whole)
 
 
 def _all_to_all(values: Array, axes: tuple[str, ...]) -> Array:

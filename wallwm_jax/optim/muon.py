@@ -24,13 +24,13 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.exchange import orthogonalize_by_owners
 from wallwm_jax.optim.matrices import MatrixView, view_of
-from wallwm_jax.optim.newton_schulz import orthogonalize
+from wallwm_jax.optim.newton_schulz import in_turn, orthogonalize
 from wallwm_jax.optim.ownership import Group, Ownership, assign, restarts_of
 from wallwm_jax.optim.polynomials import Polynomials, polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
 ITERATIONS = ("direct", "gram", "cheapest")
-BATCH_ELEMENTS = 2**22
+BATCH_ELEMENTS = 2**20
 """Matrices of one shape are orthogonalised together up to this size: more saves no time and takes memory."""
 
 
@@ -166,15 +166,23 @@ def _alone(
         if batches[-1] and sum(named[other].size for other in batches[-1]) + leaf.size > BATCH_ELEMENTS:
             batches.append([])
         batches[-1].append(name)
-    done = {}
+    done, last = {}, None
     for (m, k, _), batches in members.items():
         run = _iteration(m, k, polynomials, settings)
         for names in batches:
             stacked = jnp.concatenate([views[name].matrices(named[name]) for name in names])
-            most = max(BATCH_ELEMENTS // (m * k), 1)
-            values = run(stacked) if len(stacked) <= most else jax.lax.map(_one(run), stacked, batch_size=most)
+            stacked = stacked if last is None else _held_back(stacked, last)
+            size = next(size for size in range(len(stacked), 0, -1) if _fits(len(stacked), size, m * k))
+            values = in_turn(run, stacked, len(stacked) // size, size)
             done.update(_leaves(values, {name: named[name] for name in names}, views, settings))
+            last = values[0, 0, 0]
     return done
+
+
+def _held_back(stacked: Array, last: Float[Array, ""]) -> Array:
+    """`stacked` unchanged, once the last batch is done: all at a time would need the temporaries of all. XLA drops its
+    optimization barriers on CPU, but cannot know that no entry of an orthogonal matrix is as small as this."""
+    return stacked * jnp.where(last < -1e30, 2.0, 1.0).astype(stacked.dtype)
 
 
 def _shared(
@@ -222,9 +230,9 @@ def _iteration(m: int, k: int, polynomials: Polynomials, settings: MuonSettings)
     )
 
 
-def _one(run: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Of a function of stacked matrices, the one of a single matrix."""
-    return lambda matrix: run(matrix[None])[0]
+def _fits(count: int, size: int, elements: int) -> bool:
+    """Whether `count` matrices can be taken `size` at a time."""
+    return count % size == 0 and (size == 1 or size * elements <= BATCH_ELEMENTS)
 
 
 def _update_scale(inputs: int, outputs: int, settings: MuonSettings) -> float:

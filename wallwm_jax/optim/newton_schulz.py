@@ -6,12 +6,12 @@ wide X.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from wallwm_jax.optim.polynomials import Polynomials
 
@@ -37,6 +37,23 @@ def orthogonalize(
     values = _normalised(matrices, epsilon).astype(dtype)
     values = _direct(values, polynomials) if restarts is None else _gram(values, polynomials, restarts)
     return values.astype(matrices.dtype)
+
+
+def in_turn(
+    run: Callable[[Float[Array, "size m k"]], Float[Array, "size m k"]],
+    matrices: Float[Array, "n m k"],
+    turns: int | Int[Array, ""],
+    size: int = 1,
+) -> Float[Array, "n m k"]:
+    """`run` on the first `turns * size` matrices, `size` at a time and in their place: one turn's temporaries."""
+    if isinstance(turns, int) and turns == 1 and size == len(matrices):
+        return run(matrices)
+
+    def turn(number: Array, values: Array) -> Array:
+        chosen = jax.lax.dynamic_slice_in_dim(values, number * size, size)
+        return jax.lax.dynamic_update_slice_in_dim(values, run(chosen).astype(values.dtype), number * size, 0)
+
+    return jax.lax.fori_loop(0, turns, turn, matrices)
 
 
 def iteration_flops(m: int, k: int, steps: int, restarts: Sequence[int] | None = None) -> int:
@@ -78,14 +95,19 @@ def _direct(values: Float[Array, "n m k"], polynomials: Polynomials) -> Float[Ar
 def _gram(values: Float[Array, "n m k"], polynomials: Polynomials, restarts: Sequence[int]) -> Float[Array, "n m k"]:
     """All polynomials of a Gram matrix commute and are symmetric, so that a step on it is P A P."""
     identity = jnp.eye(values.shape[1], dtype=values.dtype)
-    for part in _parts(polynomials, restarts):
+
+    def part(values: Array, steps: Array) -> tuple[Array, None]:
         gram, product = values @ values.mT, None
-        for number, (a, b, c) in enumerate(part, start=1):
+        for number, (a, b, c) in enumerate(steps, start=1):
             factor = a * identity + b * gram + c * gram @ gram
             product = factor if product is None else factor @ product
-            if number < len(part):
+            if number < len(steps):
                 gram = factor @ gram @ factor
-        values = product @ values
+        return product @ values, None
+
+    # Parts of one length are one scan, whose temporaries are those of one part.
+    for _, parts in itertools.groupby(_parts(polynomials, restarts), len):
+        values = jax.lax.scan(part, values, jnp.asarray(list(parts), values.dtype))[0]
     return values
 
 
