@@ -112,3 +112,36 @@ def test_what_cannot_be_found_is_refused():
             settings(name)
     with pytest.raises(InputError, match="found list, expected an optax"):
         build_optimizer(settings(f"{__name__}:no_optimizer"), DECLARATIONS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_guard_keeps_what_is_no_number_out(name, value):
+    """Behind optax.apply_if_finite a gradient that is no number moves nothing and leaves no trace: the next step is
+    that of an optimizer which never saw it."""
+    guarded = optax.apply_if_finite(build_optimizer(settings(name), DECLARATIONS), 3)
+    parameters, bad = tree(1), tree(2)
+    bad["heads"] = bad["heads"].at[0, 0, 0].set(value)
+    state = guarded.init(parameters)
+    nothing, after = guarded.update(bad, state, parameters)
+    for key in SHAPES:
+        np.testing.assert_array_equal(nothing[key], 0)
+    expected, _ = guarded.update(tree(3), state, parameters)
+    found, _ = guarded.update(tree(3), after, parameters)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_huge_gradients_move_as_others_do(name):
+    """Gradients of 1e20 give the updates of the same gradients at 1e2 (1e-5 of them): the clipping's norm does not
+    overflow."""
+    parameters, transformation = tree(1), build_optimizer(settings(name), DECLARATIONS)
+    found, expected = (
+        transformation.update(
+            jax.tree.map(lambda leaf: leaf * scale, tree(2)), transformation.init(parameters), parameters
+        )[0]
+        for scale in (1e20, 1e2)
+    )
+    for key in SHAPES:
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-4, atol=1e-6, err_msg=key)
+        assert np.abs(expected[key]).max() > 1e-4

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from wallwm_jax.core.axes import Declaration
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves, path_name
+from wallwm_jax.optim.clipping import clip_by_global_norm
 from wallwm_jax.optim.muon import MuonSettings, muon
 from wallwm_jax.optim.polynomials import polynomials_of
 from wallwm_jax.optim.schedules import Schedule, warmup_then
@@ -68,7 +69,7 @@ def build_optimizer(
     made = _find(settings.optimizer)(settings, declarations, mesh)
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise InputError(f"optimizer {settings.optimizer}", type(made).__name__, "an optax.GradientTransformation")
-    return optax.chain(optax.clip_by_global_norm(settings.clip), made)
+    return optax.chain(clip_by_global_norm(settings.clip), made)
 
 
 def assignment_table(parameters: Any, declarations: Any, optimizer: str = "muon") -> list[dict[str, Any]]:
