@@ -131,3 +131,22 @@ def test_undeclared_and_unknown_are_refused():
         scale_by_muon({}, MuonSettings(split=("head",)))
     with pytest.raises(InputError, match="found 'dual'"):
         scale_by_muon({}, MuonSettings(iteration="dual"))
+
+
+def test_a_tower_has_coefficients_of_its_own():
+    """Matrices of the tower that is named get its polynomials, all others the rest's, shape by shape as each set alone
+    gives them; a tower that is not there is refused."""
+    rules = {tower: {"query": declare("embed -> mlp")} for tower in ("video", "action")}
+    gradients = {tower: {"query": _random_tree(seed)["wide"]} for seed, tower in enumerate(rules)}
+
+    def updates(settings):
+        transformation = scale_by_muon(rules, settings)
+        return transformation.update(gradients, transformation.init(gradients))[0]
+
+    mixed = updates(MuonSettings(tower_coefficients={"action": "high_pass"}))
+    plain, high = updates(MuonSettings()), updates(MuonSettings(coefficients="high_pass"))
+    np.testing.assert_allclose(mixed["video"]["query"], plain["video"]["query"], atol=1e-6)
+    np.testing.assert_allclose(mixed["action"]["query"], high["action"]["query"], atol=1e-6)
+    assert np.abs(plain["action"]["query"] - high["action"]["query"]).max() > 1e-2
+    with pytest.raises(InputError, match="tower_coefficients: found towers"):
+        scale_by_muon(rules, MuonSettings(tower_coefficients={"text": "high_pass"}))

@@ -24,7 +24,8 @@ groups = st.lists(
 @given(groups, st.sampled_from(MESHES))
 def test_every_matrix_has_one_owner_and_finds_its_way_back(chosen, mesh):
     """The tables hold each matrix of a group once; `returned` names, for each, the place where its owner has put it;
-    the operations are those of all matrices, and no device has more than one matrix above the least busy."""
+    the operations are those of all matrices; and unless a stack is cut, whose parts bind several devices at a time, no
+    device is more than one matrix above the least busy."""
     ownership = assign(chosen, mesh, 5, "direct")
     for group, share in zip(chosen, ownership.shares, strict=True):
         owned = [number for row, count in zip(share.table, share.counts, strict=True) for number in row[:count]]
@@ -38,7 +39,8 @@ def test_every_matrix_has_one_owner_and_finds_its_way_back(chosen, mesh):
     parts = [math.prod(mesh[axis] for axis in group.cut.stack) for group in chosen]
     total = sum(cost * group.count * part for cost, group, part in zip(costs, chosen, parts, strict=True))
     assert ownership.flops.sum() == total
-    assert ownership.flops.max() - ownership.flops.min() <= max(costs)
+    if set(parts) == {1}:
+        assert ownership.flops.max() - ownership.flops.min() <= max(costs)
 
 
 @pytest.mark.parametrize(("data", "fsdp", "most"), [(1, 8, 1.07), (4, 16, 1.1)])

@@ -24,6 +24,8 @@ class MatrixView:
     """Matrices of the whole leaf."""
     cut: Cut
     spec: PartitionSpec
+    coefficients: str
+    """The set of polynomials that orthogonalises them."""
 
     @property
     def tall(self) -> bool:
@@ -62,7 +64,11 @@ class MatrixView:
 
 
 def view_of(
-    rule: Declaration, shape: Sequence[int], split: Sequence[str] = (), mesh: Mesh | AbstractMesh | None = None
+    rule: Declaration,
+    shape: Sequence[int],
+    coefficients: str,
+    split: Sequence[str] = (),
+    mesh: Mesh | AbstractMesh | None = None,
 ) -> MatrixView:
     """The view of a leaf of this (global) shape, whole or laid out on a mesh."""
     places, spec, cuts = rule.matrix_order(split), PartitionSpec(), {}
@@ -71,4 +77,4 @@ def view_of(
         cuts = {place: axis for place, axis in enumerate(spec) if axis is not None and mesh.shape[axis] > 1}
     stack, rows, columns = (tuple(cuts[place] for place in part if place in cuts) for part in places)
     count, inputs, outputs = rule.matrix_shape(shape, split)
-    return MatrixView(places, inputs, outputs, count, Cut(rows, columns, stack), spec)
+    return MatrixView(places, inputs, outputs, count, Cut(rows, columns, stack), spec, coefficients)

@@ -23,10 +23,11 @@ from wallwm_jax.core.axes import AXES
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.exchange import orthogonalize_by_owners
+from wallwm_jax.optim.freeze import tower_of
 from wallwm_jax.optim.matrices import MatrixView, view_of
 from wallwm_jax.optim.newton_schulz import in_turn, orthogonalize
 from wallwm_jax.optim.ownership import Group, Ownership, assign, restarts_of
-from wallwm_jax.optim.polynomials import Polynomials, polynomials_of
+from wallwm_jax.optim.polynomials import polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
 ITERATIONS = ("direct", "gram", "cheapest")
@@ -43,7 +44,8 @@ class MuonSettings:
     AdamW's typical step (Liu et al. 2025); or "none". `iteration` takes the steps on the matrices themselves
     ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever takes fewer operations ("cheapest").
     `coefficients` names a set of `optim.polynomials`. `split` names axes along which a parameter is many matrices:
-    ("heads", "key_heads") gives every attention head its own.
+    ("heads", "key_heads") gives every attention head its own. `tower_coefficients` names other sets for some towers:
+    {"action": "high_pass"}.
     """
 
     momentum: float = 0.95
@@ -56,6 +58,7 @@ class MuonSettings:
     epsilon: float = 1e-8
     iteration: str = "direct"
     split: tuple[str, ...] = ()
+    tower_coefficients: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class MuonState(NamedTuple):
@@ -77,13 +80,7 @@ def scale_by_muon(
     Raises InputError for an update that no matrix declaration covers.
     """
     settings = settings or MuonSettings()
-    polynomials = polynomials_of(settings.coefficients, settings.steps)
-    if settings.update_scale not in UPDATE_SCALES:
-        raise InputError("muon.update_scale", repr(settings.update_scale), f"one of {UPDATE_SCALES}")
-    if unknown := [axis for axis in settings.split if axis not in AXES]:
-        raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
-    if settings.iteration not in ITERATIONS:
-        raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
+    _check(settings, declarations)
 
     def init(parameters: Any) -> MuonState:
         return MuonState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
@@ -95,14 +92,27 @@ def scale_by_muon(
         direction = _direction(momentum, gradients, count, settings)
         views = matrix_views(direction, declarations, settings, mesh)
         named = named_leaves(direction)
-        if mesh is None or mesh.size == 1:
-            done = _alone(named, views, polynomials, settings)
-        else:
-            done = _shared(named, views, polynomials, settings, mesh)
+        alone = mesh is None or mesh.size == 1
+        done = _alone(named, views, settings) if alone else _shared(named, views, settings, mesh)
         updates = jax.tree.unflatten(jax.tree.structure(direction), [done[name] for name in named])
         return updates, MuonState(count, momentum)
 
     return optax.GradientTransformation(init, update)
+
+
+def _check(settings: MuonSettings, declarations: Any) -> None:
+    """Raises InputError for a name that means nothing."""
+    for coefficients in (settings.coefficients, *settings.tower_coefficients.values()):
+        polynomials_of(coefficients, settings.steps)
+    towers = {tower_of(name) for name in named_leaves(declarations)}
+    if unknown := sorted(set(settings.tower_coefficients) - towers):
+        raise InputError("muon.tower_coefficients", f"towers {unknown}", f"names from {sorted(towers)}")
+    if settings.update_scale not in UPDATE_SCALES:
+        raise InputError("muon.update_scale", repr(settings.update_scale), f"one of {UPDATE_SCALES}")
+    if unknown := [axis for axis in settings.split if axis not in AXES]:
+        raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
+    if settings.iteration not in ITERATIONS:
+        raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
 
 
 def muon(
@@ -131,7 +141,8 @@ def matrix_views(
     for name, leaf in named_leaves(tree).items():
         if name not in rules or not rules[name].is_matrix:
             raise InputError(f"parameter {name}", "no matrix declaration", "'inputs -> outputs' to be given to Muon")
-        views[name] = view_of(rules[name], leaf.shape, settings.split, mesh)
+        coefficients = settings.tower_coefficients.get(tower_of(name), settings.coefficients)
+        views[name] = view_of(rules[name], leaf.shape, coefficients, settings.split, mesh)
     return views
 
 
@@ -141,9 +152,9 @@ def ownership_of(
     """Who orthogonalises what on a mesh (axis name -> size), and the names of the leaves in every share's group."""
     members: dict[tuple, list[str]] = collections.defaultdict(list)
     for name, view in views.items():
-        members[(*view.wide, view.wide_cut)].append(name)
+        members[(*view.wide, view.wide_cut, view.coefficients)].append(name)
     counts = [sum(views[name].stacked_on(mesh) for name in names) for names in members.values()]
-    groups = [Group(m, k, cut, count) for (m, k, cut), count in zip(members, counts, strict=True)]
+    groups = [Group(m, k, cut, count) for (m, k, cut, _), count in zip(members, counts, strict=True)]
     return assign(groups, mesh, settings.steps, settings.iteration), list(members.values())
 
 
@@ -156,19 +167,17 @@ def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettin
     return jax.tree.map(lambda m, g: past * m + present * g, momentum, gradients)
 
 
-def _alone(
-    named: Mapping[str, Array], views: Mapping[str, MatrixView], polynomials: Polynomials, settings: MuonSettings
-) -> dict[str, Array]:
+def _alone(named: Mapping[str, Array], views: Mapping[str, MatrixView], settings: MuonSettings) -> dict[str, Array]:
     """All matrices of one shape up to transposition in batches, on this device."""
     members: dict[tuple, list[list[str]]] = collections.defaultdict(lambda: [[]])
     for name, leaf in named.items():
-        batches = members[(*views[name].wide, leaf.dtype)]
+        batches = members[(*views[name].wide, views[name].coefficients, leaf.dtype)]
         if batches[-1] and sum(named[other].size for other in batches[-1]) + leaf.size > BATCH_ELEMENTS:
             batches.append([])
         batches[-1].append(name)
     done, last = {}, None
-    for (m, k, _), batches in members.items():
-        run = _iteration(m, k, polynomials, settings)
+    for (m, k, coefficients, _), batches in members.items():
+        run = _iteration(m, k, coefficients, settings)
         for names in batches:
             stacked = jnp.concatenate([views[name].matrices(named[name]) for name in names])
             stacked = stacked if last is None else _held_back(stacked, last)
@@ -188,7 +197,6 @@ def _held_back(stacked: Array, last: Float[Array, ""]) -> Array:
 def _shared(
     named: Mapping[str, Array],
     views: Mapping[str, MatrixView],
-    polynomials: Polynomials,
     settings: MuonSettings,
     mesh: Mesh,
 ) -> dict[str, Array]:
@@ -198,7 +206,7 @@ def _shared(
     def local(blocks: dict[str, Array]) -> dict[str, Array]:
         done = {}
         for share, names in zip(ownership.shares, members, strict=True):
-            run = _iteration(share.group.m, share.group.k, polynomials, settings)
+            run = _iteration(share.group.m, share.group.k, views[names[0]].coefficients, settings)
             stacked = jnp.concatenate([views[name].matrices(blocks[name]) for name in names])
             values = orthogonalize_by_owners(stacked, share, settings.products, run)
             done.update(_leaves(values, {name: blocks[name] for name in names}, views, settings))
@@ -223,10 +231,13 @@ def _leaves(
     return result
 
 
-def _iteration(m: int, k: int, polynomials: Polynomials, settings: MuonSettings) -> Callable[[Array], Array]:
-    restarts = restarts_of(m, k, len(polynomials), settings.iteration)
+def _iteration(m: int, k: int, coefficients: str, settings: MuonSettings) -> Callable[[Array], Array]:
     return functools.partial(
-        orthogonalize, polynomials=polynomials, dtype=settings.products, epsilon=settings.epsilon, restarts=restarts
+        orthogonalize,
+        polynomials=polynomials_of(coefficients, settings.steps),
+        dtype=settings.products,
+        epsilon=settings.epsilon,
+        restarts=restarts_of(m, k, settings.steps, settings.iteration),
     )
 
 

@@ -112,11 +112,13 @@ def assign(groups: Sequence[Group], mesh: Mapping[str, int], steps: int, iterati
     """Owners for every matrix of every group on a mesh (axis name -> size): a function of its arguments alone."""
     axes = tuple(mesh)
     flops = np.zeros(tuple(mesh.values()), np.int64)
-    owned: dict[Group, dict[tuple[int, ...], list[int]]] = {}
-    for group in sorted(groups, key=lambda group: (-flops_of(group, steps, iteration), str(group))):
+    costs = [flops_of(group, steps, iteration) for group in groups]
+    owned: dict[int, dict[tuple[int, ...], list[int]]] = {}
+    for number in sorted(range(len(groups)), key=lambda number: (-costs[number], number)):
+        group = groups[number]
         domain = tuple(axis for axis in axes if axis not in group.cut.stack)
-        owned[group] = _place(group, domain, axes, flops, flops_of(group, steps, iteration))
-    return Ownership(tuple(_share(group, owned[group], mesh) for group in groups), flops)
+        owned[number] = _place(group, domain, axes, flops, costs[number])
+    return Ownership(tuple(_share(group, owned[number], mesh) for number, group in enumerate(groups)), flops)
 
 
 def _place(
