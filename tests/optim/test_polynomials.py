@@ -6,7 +6,7 @@ import pytest
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.optim.newton_schulz import orthogonalize
-from wallwm_jax.optim.polynomials import POLYNOMIALS, polynomials_of, response
+from wallwm_jax.optim.polynomials import _POLAR_EXPRESS, POLYNOMIALS, optimal_polynomials, polynomials_of, response
 
 
 @pytest.mark.parametrize("name", POLYNOMIALS)
@@ -20,6 +20,17 @@ def test_a_matrix_gets_the_responses_of_its_singular_values(name):
     np.testing.assert_allclose(found, np.diag(response(chosen, values)), atol=1e-4)
     everywhere = response(chosen, np.linspace(0, 1, 500))
     assert everywhere.min() >= 0 and everywhere.max() < 1.3
+
+
+def test_the_published_coefficients_are_found_again():
+    """The search gives what Polar Express lists for singular values from 1e-3 on; and with as many steps a higher
+    lower end means a smaller error."""
+    np.testing.assert_allclose(optimal_polynomials(1e-3, 6), _POLAR_EXPRESS[:6], rtol=1e-3)
+    errors = []
+    for lower in (1e-3, 1.5e-3, 3e-3):
+        values = np.geomspace(lower, 1.0, 2000)
+        errors.append(np.abs(response(optimal_polynomials(lower, 5), values) - 1).max())
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 
 
 def test_small_singular_values_are_raised_or_suppressed():
