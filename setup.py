@@ -20,6 +20,7 @@ CORE = [
     "pyarrow>=17",
     "av>=14",
     "tokenizers>=0.21",
+    "safetensors>=0.5",
     "absl-py>=2.1",
     "rich>=13",
     "jaxtyping>=0.3",

@@ -1,17 +1,22 @@
 """The command line from recorded episodes to a report, and its refusal of bad input."""
 
 import json
+import os
 import pathlib
 import shutil
+import signal
 
+import jax.numpy as jnp
 import pytest
 
 from tests.data import lerobot_fixture
 from wallwm_jax.cli.driving import finished
 from wallwm_jax.cli.main import main
-from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.trees import digest
+from wallwm_jax.train import loop
 from wallwm_jax.train.checkpoint import read_checkpoint
+from wallwm_jax.train.state import TrainState
 
 CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "experiments/tabletop.py") + ":demo"
 STAGES = ("video", "action", "backbone", "conditioner", "staircase", "adaptation")
@@ -130,6 +135,42 @@ def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
     assert main(arguments("evaluate", dataset, workdir)) == 2
     errors = capsys.readouterr().err
     assert "video" in errors and "--stage" in errors and "action" in errors
+
+
+def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, capsys, monkeypatch):
+    """SIGTERM in the first stage: the command says where it was saved and leaves with code 0, without the second stage
+    and without a report; the handler from before is back."""
+    workdir, trained, before = tmp_path / "run", [], signal.getsignal(signal.SIGTERM)
+
+    def train_stage(config, name, curated, workdir, *, stop, accept, fault):
+        trained.append(name)
+        stop.leave_at_once = False
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+        count = jnp.asarray(2, jnp.int32)
+        return loop.StageResult(TrainState(count, count, count, {}, {}, {}), workdir / name)
+
+    monkeypatch.setattr(loop, "train_stage", train_stage)
+    assert main(arguments("run", dataset, workdir)) == 0
+    assert trained == ["video"] and not (workdir / "report.html").exists()
+    assert "asked to stop (SIGTERM): stage video is saved at step 2 of 3" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_stage_that_cannot_go_on_ends_with_code_1(dataset, tmp_path, capsys, monkeypatch):
+    """One line on stderr, no traceback; bad names of faults and changes are bad input."""
+
+    def train_stage(*arguments, **options):
+        raise RunError("checkpoint 6.partial could not be saved")
+
+    monkeypatch.setattr(loop, "train_stage", train_stage)
+    command = [*arguments("train", dataset, tmp_path / "run"), "--stage", "1"]
+    assert main(command) == 1
+    assert capsys.readouterr().err == "wallwm train: checkpoint 6.partial could not be saved\n"
+    assert main([*command, "--inject", "melt@step=1"]) == 2
+    assert main([*command, "--accept-change", "statistic"]) == 2
+    errors = capsys.readouterr().err
+    assert "'melt'" in errors and "--accept-change: found 'statistic'" in errors
 
 
 def test_a_stage_that_has_saved_nothing_is_not_finished(tmp_path):

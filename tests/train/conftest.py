@@ -14,7 +14,7 @@ from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.train.architecture import architecture, reasoner_architecture
 from wallwm_jax.train.checkpoint import Records
-from wallwm_jax.train.fit import Run
+from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import stage_settings
 from wallwm_jax.train.stages import stage_of
 

@@ -10,8 +10,9 @@ from tests.train.synthetic import random_batch
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.train.checkpoint import read_checkpoint
-from wallwm_jax.train.fit import StageData, fit
+from wallwm_jax.train.fit import fit
 from wallwm_jax.train.metrics import WALL_CLOCK, read_metrics
+from wallwm_jax.train.run import StageData
 from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import averaged_parameters
 
@@ -38,6 +39,9 @@ class Silent:
 
     def report(self, line):
         self.lines.append(line)
+
+    def note(self, text):
+        self.lines.append(text)
 
     def stop(self):
         pass

@@ -1,9 +1,11 @@
 """A run from a config: record, curate, train, evaluate. Each part finds what an interrupted run left."""
 
 import json
+import logging
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from wallwm_jax.core.config import load, to_json
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.files import write_durably
 
 
 class RunFolder(NamedTuple):
@@ -57,14 +60,15 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     return RunFolder(config, pathlib.Path(workdir))
 
 
-def run(specification: str, overrides: list[str], workdir: str) -> None:
-    """The whole path, each part only if it has not been done."""
+def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str] = ()) -> None:
+    """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop."""
     folder = open_run(specification, overrides, workdir)
     record(folder)
     if not folder.curated.exists():
         curate(folder)
     for stage in folder.config.recipe:
-        train(folder, stage)
+        if not train(folder, stage, accept):
+            return
     evaluate(folder)
 
 
@@ -93,10 +97,20 @@ def curate(folder: RunFolder) -> None:
         Console().print(f"rejected {rejection}", soft_wrap=True)
 
 
-def train(folder: RunFolder, number: int) -> None:
-    """Trains stage `number`, or goes on with it."""
+def train(folder: RunFolder, number: int, accept: Sequence[str] = (), inject: str | None = None) -> bool:
+    """Trains stage `number`, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its end.
+
+    `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
+    """
+    from wallwm_jax.train.faults import Fault
     from wallwm_jax.train.loop import train_stage
+    from wallwm_jax.train.resumption import check_changes
     from wallwm_jax.train.stages import STAGES
+    from wallwm_jax.train.stop import StopSignals
+
+    logging.getLogger("absl").addFilter(_is_told_once)
+    check_changes(accept)
+    fault = None if inject is None else Fault.parse(inject)
 
     stages = {stage.number: stage for stage in STAGES}
     if number not in stages:
@@ -105,7 +119,20 @@ def train(folder: RunFolder, number: int) -> None:
     with _timed(folder, stage.name):
         if stage.window == "observation":
             index_observation_windows(folder, stage)
-        train_stage(folder.config, stage.name, folder.curated, folder.workdir)
+        with StopSignals() as stop:
+            trained = train_stage(
+                folder.config, stage.name, folder.curated, folder.workdir, stop=stop, accept=accept, fault=fault
+            )
+    step, steps = int(trained.state.step), folder.config.stages[stage.name].steps
+    if step < steps:
+        text = f"asked to stop ({stop.received}): stage {stage.name} is saved at step {step} of {steps}"
+        Console().print(f"{text}; the same command goes on from there", soft_wrap=True)
+    return step >= steps
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Orbax logs of errors which it also raises."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def index_observation_windows(folder: RunFolder, stage: Any) -> None:
@@ -162,9 +189,9 @@ class _timed:
         seconds = _seconds(self.folder)
         seconds[self.part] = round(seconds.get(self.part, 0.0) + time.monotonic() - self.started, 1)
         self.folder.workdir.mkdir(parents=True, exist_ok=True)
-        self.folder.timings.write_text(json.dumps(seconds, indent=1))
+        write_durably(self.folder.timings, json.dumps(seconds, indent=1))
         if error[0] is None:
-            (self.folder.workdir / "config.json").write_text(to_json(self.folder.config))
+            write_durably(self.folder.workdir / "config.json", to_json(self.folder.config))
 
 
 def _seconds(folder: RunFolder) -> dict[str, float]:

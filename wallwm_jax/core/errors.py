@@ -1,4 +1,4 @@
-"""The one error that bad input raises: which field, what was found, what was expected."""
+"""The errors whose message is all that a person needs: bad input, and a run that cannot go on."""
 
 
 class InputError(ValueError):
@@ -10,3 +10,10 @@ class InputError(ValueError):
     def __init__(self, field: str, found: object, expected: object):
         self.field, self.found, self.expected = field, found, expected
         super().__init__(f"{field}: found {found}, expected {expected}")
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on although its input was good: a save that failed, steps that are not finite.
+
+    The command line prints the message alone (no traceback) and exits with code 1.
+    """

@@ -1,64 +1,50 @@
 """The training loop of one stage over any model and any batches: resumable at every step, bit for bit.
 
 What a run computes is a function of (config, seed) and counts steps only. Wall clock enters the report, never the
-training.
+training. Saves run in the background; a failed one, or too many steps in a row that are not finite, end the run.
 """
 
-import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
 
+from wallwm_jax.core.errors import RunError
 from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.rng import stream
-from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
-from wallwm_jax.train.checkpoint import CheckpointStore, Records
+from wallwm_jax.train.checkpoint import KEEP, CheckpointStore, check_all_committed, check_space
+from wallwm_jax.train.lock import DirectoryLock
+from wallwm_jax.train.manifest import MANIFEST
 from wallwm_jax.train.metrics import MetricsFile, TensorBoard
+from wallwm_jax.train.nonfinite import SkipWatch, keep_failed_step
 from wallwm_jax.train.prefetch import Prefetcher, to_mesh
 from wallwm_jax.train.progress import Reporter
-from wallwm_jax.train.settings import StageSettings
-from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.run import Run, StageData
 from wallwm_jax.train.state import TrainState, averaged_parameters, create_state, state_shardings
 from wallwm_jax.train.step import Step, make_evaluation, make_train_step
+from wallwm_jax.train.stop import StopSignals
 
 
-@dataclasses.dataclass(frozen=True)
-class StageData:
-    """`train(step)` gives the batches from that step on (this process's rows); `heldout` is fixed."""
+def fit(
+    run: Run, initial_parameters: Any, data: StageData, reporter: Reporter, stop: StopSignals | None = None
+) -> TrainState:
+    """Trains to `settings.run.steps`, going on from the newest checkpoint in the run's directory if there is one. Once
+    `stop` has received a signal it finishes the step under way, saves, and returns the state of that step.
 
-    train: Callable[[int], Iterable[TrainingBatch]]
-    heldout: Sequence[TrainingBatch]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One stage on one model. `directory` receives checkpoints/ and metrics.jsonl (and tensorboard/ if asked for)."""
-
-    stage: Stage
-    model: Any
-    declarations: Any
-    settings: StageSettings
-    mesh: Mesh
-    seed: int
-    records: Records
-    directory: pathlib.Path
-    tensorboard: bool = False
-
-
-def fit(run: Run, initial_parameters: Any, data: StageData, reporter: Reporter) -> TrainState:
-    """Trains to `settings.run.steps`, going on from the newest checkpoint in the run's directory if there is one.
-
-    Raises InputError if that checkpoint belongs to another architecture or is damaged.
+    Raises:
+        InputError: the checkpoint belongs to another architecture or is damaged; another run writes into the directory;
+            the disk has no room for the checkpoints.
+        RunError: a save failed, or `stop_after_skipped` steps in a row were not finite.
     """
-    with jax.set_mesh(run.mesh):
-        trainer = _Trainer(run, initial_parameters, data, reporter)
+    with DirectoryLock(run.directory), jax.set_mesh(run.mesh):
+        trainer = _Trainer(run, initial_parameters, data, reporter, stop or StopSignals())
         try:
             return trainer.train()
         finally:
@@ -78,14 +64,14 @@ class Programs(NamedTuple):
 def make_programs(run: Run, parameters: Any) -> Programs:
     """The programs for parameters of these shapes; to be called, and used, under the run's mesh."""
     trained, _ = freeze.split(run.declarations, run.stage.trains)
-    optimizer = build_optimizer(run.settings.optimizer, trained)
+    optimizer = build_optimizer(run.settings.optimizer, trained, run.mesh)
 
     def create(tree: Any) -> TrainState:
         return create_state(run.stage, optimizer, tree)
 
     abstract = jax.eval_shape(create, parameters)
     shardings = state_shardings(abstract, run.declarations, run.mesh)
-    step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed)
+    step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed, run.fault)
     return Programs(
         jax.jit(create, out_shardings=shardings),
         jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
@@ -97,48 +83,120 @@ def make_programs(run: Run, parameters: Any) -> Programs:
 class _Trainer:
     """The programs, the state and the open files of one call of `fit`."""
 
-    def __init__(self, run: Run, initial_parameters: Any, data: StageData, reporter: Reporter):
-        self.run, self.data, self.reporter = run, data, reporter
+    def __init__(self, run: Run, initial_parameters: Any, data: StageData, reporter: Reporter, stop: StopSignals):
+        self.run, self.data, self.reporter, self.stop = run, data, reporter, stop
         self.sharding = batch_sharding(run.mesh)
         self.programs = make_programs(run, initial_parameters)
-        self.store = CheckpointStore(run.directory / "checkpoints")
+        check_all_committed(run.directory / "checkpoints")
+        self.store = CheckpointStore(run.directory / "checkpoints", KEEP, self._before_commit if run.fault else None)
         self.window: list[dict[str, Any]] = []
         self.seconds = 0.0
+        create = functools.partial(self.programs.create, initial_parameters)
         if self.store.latest_step() is None:
-            self.state = self.programs.create(initial_parameters)
+            self.state = create()
         else:
-            self.state, _, progress = self.store.restore(self.programs.state, run.records.model)
+            model, accept = run.records.model, run.accept
+            self.state, _, progress = self.store.restore(self.programs.state, model, accept=accept, fresh=create)
             self.window, self.seconds = list(progress["window"]), progress["seconds"]
-        self.start = int(self.state.step)
+        self.start = self.number = self.saved = int(self.state.step)
+        self.watch = SkipWatch(run.settings.run.stop_after_skipped)
         self.files = [MetricsFile(run.directory / "metrics.jsonl", self.start)]
         if run.tensorboard:
             self.files.append(TensorBoard(run.directory / "tensorboard", self.start))
         self.heldout: list[Any] = []
 
     def train(self) -> TrainState:
-        settings = self.run.settings.run
-        self.reporter.start(self.run.stage.name, self.start, settings.steps)
-        if self.start >= settings.steps:
+        steps = self.run.settings.run.steps
+        self.reporter.start(self.run.stage.name, self.start, steps)
+        if self.start >= steps:
             return self.state
+        check_space(self.store.directory, self.programs.state)
         self.clock = time.monotonic()
-        with Prefetcher(self.data.train(self.start), self.sharding) as batches:
-            for number in range(self.start + 1, settings.steps + 1):
-                self.state, metrics = self.programs.step(self.state, next(batches))
-                self.window.append(metrics)
-                self.reporter.advance(number)
-                last = number == settings.steps
-                evaluate = last or number % settings.eval_every == 0
-                if evaluate or number % settings.log_every == 0:
-                    self._report(number, evaluate, last)
-                if last or number % settings.checkpoint_every == 0:
-                    self._save()
+        batches = self.data.train(self.start)
+        if self.run.fault is not None:
+            batches = self.run.fault.among(batches, self.start)
+        with Prefetcher(batches, self.sharding) as prefetched:
+            while self.number < steps and not self._asked_to_stop():
+                batch = self._next(prefetched)
+                if batch is not None:
+                    self._advance(batch)
+        if self.saved < self.number:
+            self._save()
+        self.store.wait()
         return self.state
 
     def close(self) -> None:
         self.reporter.stop()
-        self.store.close()
         for file in self.files[1:]:
             file.close()
+        self.store.close()
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next batch; None if a signal that asked to stop has ended the workers that were to make it."""
+        try:
+            return next(batches)
+        except Exception:
+            if self.stop.received and jax.process_count() == 1:
+                return None
+            raise
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal has reached a process of the run. All must leave after the same step: several agree where a
+        line is due, when they wait for the device anyway."""
+        asked = self.stop.received is not None
+        if jax.process_count() == 1:
+            return asked
+        if self.number % self.run.settings.run.log_every:
+            return False
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(asked))))
+
+    def _advance(self, batch: Any) -> None:
+        """One step, and whatever is due after it."""
+        settings, number = self.run.settings.run, self.number + 1
+        if self.number == self.start:
+            self._compile(batch)
+        self.state, metrics = self.programs.step(self.state, batch)
+        self.number = number
+        self._strike("step")
+        self.window.append(metrics)
+        self.reporter.advance(number)
+        self.store.check()
+        if self.watch.add(metrics):
+            self._give_up(batch, metrics)
+        last = number == settings.steps
+        evaluate = last or number % settings.eval_every == 0
+        if evaluate or number % settings.log_every == 0:
+            self._report(number, evaluate, last)
+        if last or number % settings.checkpoint_every == 0:
+            self._save()
+
+    def _compile(self, batch: Any) -> None:
+        """Compiles what the loop calls, before there is anything that a signal could make it lose."""
+        self._strike("compile")
+        self.heldout = [to_mesh(batch, self.sharding) for batch in self.data.heldout]
+        self.programs.step.lower(self.state, batch).compile()
+        for heldout in self.heldout[:1]:
+            self.programs.evaluation.lower(self.state.parameters, heldout, stream(self.run.seed)).compile()
+        self.stop.leave_at_once = False
+
+    def _strike(self, phase: str) -> None:
+        if self.run.fault is not None:
+            self.run.fault.strike(phase, max(self.number, self.start + 1))
+
+    def _before_commit(self, step: int, folder: pathlib.Path) -> None:
+        self.run.fault.strike("save", step, folder / MANIFEST)
+
+    def _give_up(self, batch: Any, metrics: dict[str, Any]) -> None:
+        """Keeps the skipped step for inspection and raises RunError."""
+        run, numbers = self.run, {name: float(value) for name, value in metrics.items()}
+        try:
+            look = f"`wallwm replay {keep_failed_step(run, self.state, batch, numbers)}` looks into it"
+        except RunError as error:
+            look = str(error)
+        raise RunError(
+            f"stage {run.stage.name}: {self.watch.limit} steps in a row were not finite, the last of them step "
+            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}); {look}"
+        )
 
     def _report(self, number: int, evaluate: bool, last: bool) -> None:
         """One line: means over the steps since the last line, and the held-out loss if it is due.
@@ -169,8 +227,6 @@ class _Trainer:
 
     def _evaluate(self, parameters: Any) -> dict[str, float]:
         """Mean losses over the held-out batches, each with its own fixed noise and times."""
-        if not self.heldout:
-            self.heldout = [to_mesh(batch, self.sharding) for batch in self.data.heldout]
         keys = [stream(self.run.seed, "heldout", index) for index in range(len(self.heldout))]
         found = [
             self.programs.evaluation(parameters, batch, key) for batch, key in zip(self.heldout, keys, strict=True)
@@ -182,6 +238,7 @@ class _Trainer:
         self.window = [{name: float(value) for name, value in step.items()} for step in jax.device_get(self.window)]
         self.seconds += self._elapsed()
         self.store.save(self.state, self.run.records, {"window": self.window, "seconds": self.seconds})
+        self.saved = self.number
         self._elapsed()
 
     def _elapsed(self) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +13,17 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import check_batch, make_mesh
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.train.checkpoint import Checkpoint, Records, check_equal, latest_records, read_checkpoint
-from wallwm_jax.train.fit import Run, fit
+from wallwm_jax.train.checkpoint import Checkpoint, Records, check_equal, committed_steps, read_checkpoint
+from wallwm_jax.train.faults import Fault
+from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import Reporter, default_reporter
+from wallwm_jax.train.resumption import check_origin, data_sources, resumed_records
+from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.sides import SIDES, sections
+from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.stages import Stage, stage_of
 from wallwm_jax.train.state import TrainState
-
-_MAY_CHANGE = frozenset({"log_every", "eval_every", "eval_batches", "checkpoint_every"})
-"""Settings of a stage that a resumed run may have changed: they decide what is written, not what is learned."""
+from wallwm_jax.train.stop import StopSignals
 
 
 class StageResult(NamedTuple):
@@ -39,6 +40,9 @@ def train_stage(
     workdir: str | pathlib.Path,
     *,
     reporter: Reporter | None = None,
+    stop: StopSignals | None = None,
+    accept: Collection[str] = (),
+    fault: Fault | None = None,
 ) -> StageResult:
     """Trains one stage, or goes on with it, or finds it finished.
 
@@ -47,44 +51,61 @@ def train_stage(
     starts from the *averaged* parameters of an earlier one in the same workdir: stage "action" from "video", whose
     frozen towers are the EMA weights of stage 1.
 
-    Raises InputError: bad config values, a batch that does not divide the mesh, no finished stage to start from, a
-    checkpoint of another architecture, config or statistics, damaged checkpoints.
+    Once `stop` has received a signal the stage ends early, saved. `accept` names what a resumed stage may have changed
+    (`resumption.CHANGES`); `fault` is one on purpose.
+
+    Raises:
+        InputError: bad config values, a batch that does not divide the mesh, no finished stage to start from, a
+            checkpoint that differs from this run in what is not accepted, damaged checkpoints, another run in the same
+            directory, a disk without room.
+        RunError: what `fit` raises.
     """
     stage, curated = stage_of(stage_name), CuratedDataset.open(curated_path)
     side, directory = SIDES[stage.side], pathlib.Path(workdir) / stage.name
     settings, mesh = stage_settings(stage, config.stages[stage.name]), make_mesh(config.mesh)
     check_batch(side.rows(config), mesh)
     model = side.build(config, curated)
-    records = make_records(config, curated, side.architecture(model))
-    check_resumable(directory / "checkpoints", stage, records)
+    reporter = reporter or default_reporter()
+    records = make_records(config, curated, side.architecture(model), stage)
+    records = resumed_records(directory / "checkpoints", stage, records, accept)
+    begun = max(committed_steps(directory / "checkpoints"), default=0)
+    for change, fields in records.changes.get(str(begun), {}).items():
+        names = ", ".join(field.partition(":")[0] for field in fields)
+        reporter.note(f"accepted a change of {change}, at step {begun}: {names}")
     data = side.data(stage, config, curated, settings.run.eval_batches)
     fresh, declarations = side.init(model, stream(config.seed, "init"), data.heldout[0])
-    parameters = starting_parameters(stage, pathlib.Path(workdir), records, fresh)
+    parameters = starting_parameters(stage, pathlib.Path(workdir), records, fresh, accept)
     tensorboard = bool(config.get("tensorboard", False))
-    run = Run(stage, model, declarations, settings, mesh, config.seed, records, directory, tensorboard)
-    state = fit(run, parameters, data, reporter or default_reporter())
+    whole = settings, mesh, config.seed, records, directory, tensorboard, frozenset(accept), fault
+    state = fit(Run(stage, model, declarations, *whole), parameters, data, reporter, stop)
     return StageResult(state, directory)
 
 
-def make_records(config: ml_collections.ConfigDict, curated: CuratedDataset, model: Mapping[str, Any]) -> Records:
-    """The JSON that every checkpoint carries; `model` is the architecture's."""
+def make_records(
+    config: ml_collections.ConfigDict, curated: CuratedDataset, model: Mapping[str, Any], stage: Stage
+) -> Records:
+    """The JSON that every checkpoint of a stage carries; `model` is the architecture's."""
     statistics, embodiment = (
         json.loads((curated.root / name).read_text()) for name in ("statistics.json", "embodiment.json")
     )
-    return Records(json.loads(to_json(config)), statistics, embodiment, dict(model))
+    return Records(json.loads(to_json(config)), statistics, embodiment, dict(model), data_sources(curated.root, stage))
 
 
-def starting_parameters(stage: Stage, workdir: pathlib.Path, records: Records, fresh: Any) -> Any:
+def starting_parameters(
+    stage: Stage, workdir: pathlib.Path, records: Records, fresh: Any, accept: Collection[str] = ()
+) -> Any:
     """Fresh parameters, or the averaged ones of the stage that this one starts from, with the towers that it takes
     from other stages.
 
-    Raises InputError when such a stage is missing, unfinished or of another architecture.
+    Raises InputError when such a stage is missing, unfinished or of another architecture, or learned with other
+    statistics, another embodiment or tokenizer that `accept` does not name.
     """
     parameters = fresh
     if stage.starts_from is not None:
         directory = workdir / stage.starts_from / "checkpoints"
         earlier = read_checkpoint(directory)
         check_equal(f"checkpoint {directory}: model", earlier.records.model, records.model)
+        check_origin(directory, earlier.records, records, accept)
         parameters = require_finished(directory, earlier, stage.starts_from).averaged
     for tower, source in stage.takes:
         directory = workdir / source / "checkpoints"
@@ -116,20 +137,3 @@ def require_finished(directory: pathlib.Path, earlier: Checkpoint, name: str) ->
     if earlier.step < steps:
         raise InputError(f"checkpoint {directory}", f"step {earlier.step} of {steps}", "a finished stage")
     return earlier
-
-
-def check_resumable(directory: pathlib.Path, stage: Stage, records: Records) -> None:
-    """Raises InputError naming the first field by which this run would differ from the one it goes on with."""
-    earlier = latest_records(directory)
-    if earlier is None:
-        return
-    check_equal(f"checkpoint {directory}: model", earlier.model, records.model)
-    check_equal(f"checkpoint {directory}: statistics", earlier.statistics, records.statistics)
-    found, expected = (_decisive(part.config, stage) for part in (earlier, records))
-    check_equal(f"checkpoint {directory}: config", found, expected)
-
-
-def _decisive(config: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
-    """The part of a config that decides what a stage learns."""
-    own = {name: value for name, value in config["stages"][stage.name].items() if name not in _MAY_CHANGE}
-    return {**{name: config[name] for name in ("seed", *sections(stage))}, "stages": {stage.name: own}}

@@ -11,13 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Receives every step's number and every line of metrics."""
+    """Receives every step's number, every line of metrics, and what a person should know besides."""
 
     def start(self, stage: str, step: int, steps: int) -> None: ...
 
     def advance(self, step: int) -> None: ...
 
     def report(self, line: Mapping[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -38,6 +40,9 @@ class PlainReporter:
 
     def report(self, line: Mapping[str, Any]) -> None:
         print(f"{line['stage']} {line['step']}/{self._steps}  {summary(line)}", file=self._file, flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, file=self._file, flush=True)
 
     def stop(self) -> None:
         """Nothing is left open."""
@@ -60,6 +65,9 @@ class BarReporter:
 
     def report(self, line: Mapping[str, Any]) -> None:
         self._progress.update(self._task, completed=line["step"], summary=summary(line))
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, soft_wrap=True, markup=False)
 
     def stop(self) -> None:
         self._progress.stop()

@@ -17,11 +17,15 @@ _Settings = TypeVar("_Settings")
 _NESTED = {"muon": MuonSettings, "caption_drop": CaptionDrop, "video": VideoSettings, "action": ActionSettings}
 
 
+_COUNTS = ("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
     """When a run averages, reports, evaluates and saves. All counts are steps; `eval_batches` are held-out batches.
 
     `ema_decay` is the averaging's final decay (WALL-WM: 0.9999). Checkpoints and evaluations also happen at the end.
+    After `stop_after_skipped` steps in a row whose loss or gradients were not finite the run ends.
     """
 
     steps: int
@@ -30,9 +34,10 @@ class RunSettings:
     eval_every: int = 50
     eval_batches: int = 4
     checkpoint_every: int = 200
+    stop_after_skipped: int = 10
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise InputError(name, getattr(self, name), "at least 1")
         if not 0 <= self.ema_decay < 1:

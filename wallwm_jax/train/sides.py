@@ -20,22 +20,25 @@ from wallwm_jax.data.tokenizer import CaptionTokenizer
 from wallwm_jax.models.initialise import init_parameters, init_reasoner
 from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.train.architecture import architecture, build_model, build_reasoner, reasoner_architecture
-from wallwm_jax.train.fit import StageData
+from wallwm_jax.train.run import StageData
 from wallwm_jax.train.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """`sections` of the config decide what its stages learn, besides their own; `build(config, curated)` gives the
-    model, `architecture(model)` its JSON, `data(stage, config, curated, eval_batches)` the batches, `rows(config)` the
-    rows of one, and `init(model, key, batch)` fresh parameters and their declarations."""
+    """`sections` of the config decide what its stages learn, besides their own. `build(config, curated)` gives the
+    model, `architecture(model)` its JSON, `rebuild(config, architecture)` the model; `data(stage, config, curated,
+    eval_batches)` the batches, which are of type `batch` and have `rows(config)` rows, and `init(model, key, batch)`
+    fresh parameters and their declarations."""
 
     sections: tuple[str, ...]
     build: Callable[[ml_collections.ConfigDict, CuratedDataset], Any]
     architecture: Callable[[Any], dict[str, Any]]
+    rebuild: Callable[[ml_collections.ConfigDict, Mapping[str, Any]], Any]
     data: Callable[[Stage, ml_collections.ConfigDict, CuratedDataset, int], StageData]
     init: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     rows: Callable[[ml_collections.ConfigDict], int]
+    batch: type
 
 
 def loader_settings(stage: Stage, config: ml_collections.ConfigDict) -> LoaderSettings:
@@ -79,14 +82,18 @@ def plan_data(stage: Stage, config: ml_collections.ConfigDict, curated: CuratedD
 
 
 def _reasoner(config: ml_collections.ConfigDict, curated: CuratedDataset) -> Reasoner:
-    world = build_model(config.model, len(curated.views)).variant
-    model = build_reasoner(config.reasoner, world, len(curated.views), config.data.text_length)
+    model = _rebuilt_reasoner(config, {"views": len(curated.views), "text_length": config.data.text_length})
     row, tokens = model.variant, CaptionTokenizer.load(curated.root / TOKENIZER).size
     if row.vocabulary < tokens:
         raise InputError("reasoner.vocabulary", row.vocabulary, f"the tokenizer's {tokens} or more")
     if any(side % row.patch for side in curated.image_shape):
         raise InputError("reasoner.patch", row.patch, f"a divisor of the picture's sides {curated.image_shape}")
     return model
+
+
+def _rebuilt_reasoner(config: ml_collections.ConfigDict, record: Mapping[str, Any]) -> Reasoner:
+    world = build_model(config.model, record["views"]).variant
+    return build_reasoner(config.reasoner, world, record["views"], record["text_length"])
 
 
 def sections(stage: Stage) -> tuple[str, ...]:
@@ -100,16 +107,20 @@ SIDES: Mapping[str, Side] = {
         sections=("data", "model"),
         build=lambda config, curated: build_model(config.model, len(curated.views)),
         architecture=architecture,
+        rebuild=lambda config, record: build_model(config.model, record["views"]),
         data=event_data,
         init=init_parameters,
         rows=lambda config: config.data.rows,
+        batch=EventBatch,
     ),
     "reasoner": Side(
         sections=("data", "model", "reasoner", "planning"),
         build=_reasoner,
         architecture=reasoner_architecture,
+        rebuild=_rebuilt_reasoner,
         data=plan_data,
         init=init_reasoner,
         rows=lambda config: config.planning.rows,
+        batch=PlanBatch,
     ),
 }

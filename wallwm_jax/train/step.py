@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from wallwm_jax.core.rng import stream, substream
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.optim import ema, freeze
+from wallwm_jax.optim.clipping import global_norm
+from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.settings import StageSettings
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState
@@ -18,28 +20,51 @@ from wallwm_jax.train.state import TrainState
 Step = Callable[[TrainState, TrainingBatch], tuple[TrainState, dict[str, Array]]]
 
 
+def make_gradients(
+    model: Any, stage: Stage, settings: StageSettings, seed: int
+) -> Callable[[Any, TrainingBatch, Int[Array, ""]], tuple[tuple[Array, dict[str, Array]], Any]]:
+    """`gradients(parameters, batch, step) -> ((loss, metrics), gradients of the trained towers)`.
+
+    The step's randomness is that of stream (seed, "objective", stage, step). Frozen towers are outside the
+    differentiated argument: they get no backward pass.
+    """
+    key = stream(seed, "objective", stage.name)
+
+    def gradients(parameters: Any, batch: TrainingBatch, step: Int[Array, ""]) -> Any:
+        trained, frozen = freeze.split(parameters, stage.trains)
+
+        def loss_of(part: Any) -> tuple[Array, dict[str, Array]]:
+            merged = freeze.merge(part, frozen)
+            return stage.objective(model, merged, batch, substream(key, step), settings.objective)
+
+        return jax.value_and_grad(loss_of, has_aux=True)(trained)
+
+    return gradients
+
+
 def make_train_step(
-    model: Any, stage: Stage, optimizer: optax.GradientTransformation, settings: StageSettings, seed: int
+    model: Any,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    settings: StageSettings,
+    seed: int,
+    fault: Fault | None = None,
 ) -> Step:
     """`step(state, batch) -> (state, metrics)`: not yet compiled, so that the caller decides donation and sharding.
 
-    The step's randomness is that of stream (seed, "objective", stage, step). Frozen towers are outside the
-    differentiated argument: they get no backward pass and come out as the arrays that went in. A step whose gradient
-    norm is not finite changes nothing but the counters.
+    Frozen towers come out as the arrays that went in. A step whose loss or gradient norm is not finite changes nothing
+    but the counters. Only with a `fault` does the program hold one.
     """
-    key = stream(seed, "objective", stage.name)
+    gradients_of = make_gradients(model, stage, settings, seed)
     rate = settings.optimizer.schedule_of(settings.optimizer.learning_rate)
 
     def step(state: TrainState, batch: TrainingBatch) -> tuple[TrainState, dict[str, Array]]:
         trained, frozen = freeze.split(state.parameters, stage.trains)
-
-        def loss_of(part: Any) -> tuple[Array, dict[str, Array]]:
-            parameters = freeze.merge(part, frozen)
-            return stage.objective(model, parameters, batch, substream(key, state.step), settings.objective)
-
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
-        norm = optax.global_norm(gradients)
-        finite = jnp.isfinite(norm)
+        (loss, metrics), gradients = gradients_of(state.parameters, batch, state.step)
+        if fault is not None:
+            gradients = fault.corrupt(gradients, state.step + 1)
+        norm = global_norm(gradients)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
         moved = optax.apply_updates(trained, updates)
         average = ema.update(state.average, moved, ema.decay_at(state.step, settings.run.ema_decay))

@@ -65,7 +65,9 @@ class WindowIndex:
     def save(self, path: str | pathlib.Path) -> None:
         metadata = {name: str(value) for name, value in (self.shape | {"spacing": self.spacing}).items()}
         table = pa.table({name: self.columns[name] for name in SCHEMA.names}, schema=SCHEMA.with_metadata(metadata))
-        pq.write_table(table, path)
+        partial = pathlib.Path(path).with_suffix(".partial")
+        pq.write_table(table, partial)
+        partial.replace(path)  # whole or not there: what is there counts as done
 
     def __len__(self) -> int:
         return len(self.columns["anchor"])

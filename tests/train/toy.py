@@ -1,0 +1,61 @@
+"""A linear map from actions to states, trained by the real loop: what takes seconds where a model takes minutes."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tests.train.synthetic import random_batch
+from wallwm_jax.core.axes import declare
+from wallwm_jax.core.mesh import make_mesh
+from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.run import Run, StageData
+from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.stages import Stage
+
+DECLARATIONS = {
+    "linear": {"weight": declare("dof -> output"), "bias": declare("output")},
+    "frozen": {"scale": declare("output")},
+}
+SETTINGS = {
+    "steps": 12, "warmup_steps": 1, "log_every": 2, "eval_every": 4, "eval_batches": 1, "checkpoint_every": 3,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySettings:
+    """Standard deviation of the noise on what is to be learned."""
+
+    noise: float = 0.1
+
+    def for_evaluation(self):
+        return dataclasses.replace(self, noise=0.0)
+
+
+def toy_loss(model, parameters, batch, key, settings):
+    """Squared error of the mean action's image; the noise is the step's own."""
+    mean = batch.actions.mean(1) @ parameters["linear"]["weight"] + parameters["linear"]["bias"]
+    wanted = batch.state[:, 0] + settings.noise * jax.random.normal(key, mean.shape)
+    loss = jnp.mean(jnp.square(mean * parameters["frozen"]["scale"] - wanted))
+    return loss, {"events": batch.segment_mask.sum(), "tokens": jnp.asarray(1.0), "error_loss": loss}
+
+
+TOY = Stage("toy", 9, frozenset({"linear"}), toy_loss, ToySettings, "event", "none")
+
+
+def toy_parameters() -> dict[str, Any]:
+    weight = 0.1 * jax.random.normal(jax.random.key(0), (26, 26))
+    return {"linear": {"weight": weight, "bias": jnp.zeros(26)}, "frozen": {"scale": jnp.ones(26)}}
+
+
+def toy_run(directory: pathlib.Path, fault=None, stage: Stage = TOY, **settings) -> Run:
+    """A short run of the toy, and whatever settings differ."""
+    whole = stage_settings(stage, SETTINGS | settings)
+    records = Records({"seed": 0, "stages": {"toy": {}}}, {"low": [0.5]}, {"views": ["front"]}, {"width": 26})
+    return Run(stage, None, DECLARATIONS, whole, make_mesh("laptop"), 0, records, directory, fault=fault)
+
+
+def toy_data(steps: int = 1000) -> StageData:
+    return StageData(lambda first: (random_batch(100 + step) for step in range(first, steps)), (random_batch(99),))

@@ -1,0 +1,47 @@
+"""`wallwm replay`: what was not finite in a step that a run kept."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from wallwm_jax.core.config import from_json
+from wallwm_jax.train.nonfinite import Findings, KeptStep, examine, read_failed_step
+from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.sides import SIDES
+from wallwm_jax.train.stages import stage_of
+
+SHOWN = 10
+"""Names of a kind that are printed."""
+
+
+def replay(path: str) -> int:
+    """Does the step kept in `path` again and prints what is not finite in it; 1 if this time all is finite, else 0."""
+    kept = read_failed_step(path)
+    stage, config = stage_of(kept.stage), from_json(json.dumps(kept.records.config))
+    side, settings = SIDES[stage.side], stage_settings(stage, config.stages[stage.name])
+    model = side.rebuild(config, kept.records.model)
+    found = examine(model, stage, settings, config.seed, kept, side.batch)
+    print(*_lines(kept, found), sep="\n")
+    return int(_finite(found.numbers))
+
+
+def _lines(kept: KeptStep, found: Findings) -> list[str]:
+    """What a person reads."""
+    on_purpose = "" if kept.fault is None else f", with the fault {kept.fault} on purpose"
+    lines = [f"stage {kept.stage}, step {kept.step + 1}{on_purpose}"]
+    lines += [f"{name}: {value:.6g} (then {kept.numbers[name]:.6g})" for name, value in sorted(found.numbers.items())]
+    for kind in ("batch", "parameters", "gradients"):
+        names = getattr(found, kind)
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        lines.append(f"{kind} that are not finite: {', '.join(names[:SHOWN]) or 'none'}{more}")
+    if not found.gradients and not math.isfinite(found.numbers["grad_norm"]):
+        lines.append(
+            "every gradient is finite, and their norm overflows: the largest is {} with {:.6g}".format(*found.largest)
+        )
+    same = _finite(found.numbers) == _finite(kept.numbers)
+    return [*lines, "the same again" if same else "not the same again: this time all is finite"]
+
+
+def _finite(numbers: Mapping[str, float]) -> bool:
+    """Whether a step with these numbers would count; as training decides it."""
+    return math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"])

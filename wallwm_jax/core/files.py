@@ -1,0 +1,30 @@
+"""Files that are whole or not there, and their digests."""
+
+import hashlib
+import os
+import pathlib
+
+
+def write_durably(path: pathlib.Path, text: str) -> None:
+    """Writes a file that has reached the disk, whole, before it has its name."""
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_digest(path: pathlib.Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,110 @@
+"""What a run may not have changed when it goes on with a checkpoint, unless a person has said so by name."""
+
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.files import file_digest
+from wallwm_jax.data.curated import INDEX, WINDOWS
+from wallwm_jax.data.planning import PLANS, TOKENIZER
+from wallwm_jax.train.checkpoint import Records, committed_steps, differences, latest_records
+from wallwm_jax.train.sides import sections
+from wallwm_jax.train.stages import Stage
+
+CHANGES: Mapping[str, str] = {
+    "model": "architecture and shapes: arrays that do not fit start anew",
+    "dtype": "dtypes: arrays are converted",
+    "statistics": "normalisation ranges",
+    "embodiment": "the layout of states and actions",
+    "data": "the data mixture: event index, windows, plans, and how batches are drawn from them",
+    "tokenizer": "the vision-language side's tokens",
+    "config": "the seed and the stage's own settings",
+}
+"""What a person can accept -> what it covers."""
+
+_KINDS = (
+    ("config.model.dtype", "dtype"),
+    ("config.reasoner.dtype", "dtype"),
+    ("config.model", "model"),
+    ("config.reasoner", "model"),
+    ("config.data", "data"),
+    ("config.windows", "data"),
+    ("config.planning", "data"),
+    ("config", "config"),
+    (f"sources.{TOKENIZER}", "tokenizer"),
+    ("sources", "data"),
+)
+"""The kind of change that a differing field is, by the first prefix that fits; else the record's own name."""
+
+_MAY_CHANGE = frozenset({"log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped"})
+"""Settings of a stage that a resumed run may have changed: they decide what is written, not what is learned."""
+
+
+def check_changes(accept: Collection[str]) -> None:
+    """Raises InputError for a name that is not among CHANGES."""
+    for name in accept:
+        if name not in CHANGES:
+            raise InputError("--accept-change", repr(name), f"one of {sorted(CHANGES)}")
+
+
+def data_sources(curated: pathlib.Path, stage: Stage) -> dict[str, str]:
+    """SHA-256, by file name, of what in a curated dataset says what a stage draws from: the event index, the windows'
+    index if it learns from windows, and of the vision-language side plans in words and tokenizer."""
+    names = [INDEX, *([WINDOWS] if stage.window == "observation" else [])]
+    names += [PLANS, TOKENIZER] if stage.side == "reasoner" else []
+    return {name: file_digest(curated / name) for name in names if (curated / name).is_file()}
+
+
+def resumed_records(
+    directory: str | pathlib.Path, stage: Stage, records: Records, accept: Collection[str] = ()
+) -> Records:
+    """`records` with the changes that the checkpoints in `directory` were, and now are, resumed with.
+
+    Raises InputError naming the first field by which this run would differ from the one it goes on with, if its kind is
+    not in `accept`.
+    """
+    check_changes(accept)
+    earlier = latest_records(directory)
+    if earlier is None:
+        return records
+    accepted: dict[str, list[str]] = {}
+    for path, found, expected in differences(*(_decisive(part, stage) for part in (earlier, records))):
+        kind = _accepted_kind(f"checkpoint {directory}", path, found, expected, accept)
+        accepted.setdefault(kind, []).append(f"{path}: {found} -> {expected}")
+    now = {str(committed_steps(directory)[-1]): accepted} if accepted else {}
+    return records._replace(changes={**earlier.changes, **now})
+
+
+def check_origin(
+    directory: str | pathlib.Path, origin: Records, records: Records, accept: Collection[str] = ()
+) -> None:
+    """Raises InputError if the stage that another one starts from, whose checkpoints are in `directory`, learned with
+    other statistics, another embodiment or another tokenizer, unless that is accepted."""
+    parts = ({**_of(part, "statistics", "embodiment"), **_tokenizer(part)} for part in (origin, records))
+    for path, found, expected in differences(*parts):
+        _accepted_kind(f"checkpoint {directory}", path, found, expected, accept)
+
+
+def _accepted_kind(where: str, path: str, found: Any, expected: Any, accept: Collection[str]) -> str:
+    """The kind of change that a differing field is; raises InputError if it is not accepted."""
+    kind = next((kind for prefix, kind in _KINDS if path.startswith(prefix)), path.split(".")[0])
+    if kind not in accept:
+        raise InputError(f"{where}: {path}", found, f"{expected} (--accept-change {kind} goes on all the same)")
+    return kind
+
+
+def _decisive(records: Records, stage: Stage) -> dict[str, Any]:
+    """The part of the records that decides what a stage learns, in the order in which it is compared."""
+    config = records.config
+    own = {name: value for name, value in config["stages"][stage.name].items() if name not in _MAY_CHANGE}
+    decisive = {**{name: config[name] for name in ("seed", *sections(stage))}, "stages": {stage.name: own}}
+    return {**_of(records, "model", "statistics", "embodiment", "sources"), "config": decisive}
+
+
+def _of(records: Records, *names: str) -> dict[str, Any]:
+    return {name: dict(getattr(records, name)) for name in names}
+
+
+def _tokenizer(records: Records) -> dict[str, Any]:
+    return {"sources": {TOKENIZER: records.sources.get(TOKENIZER)}}
