@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
                 "go on although this has changed: model, dtype, statistics, embodiment, data, tokenizer, config"
             )
             subparser.add_argument("--accept-change", action="append", default=[], metavar="NAME", help=accept_help)
+            _add_group(subparser)
     _add_checkpoint_commands(commands)
     _add_plan_command(commands)
     record = commands.add_parser("record", help="record simulated episodes as LeRobot v3.0 (extra `sim`)")
@@ -54,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine has")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_group(subparser: argparse.ArgumentParser) -> None:
+    """Options of a run of several processes, which see one file system."""
+    subparser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0 of several, as all can reach it")
+    subparser.add_argument("--processes", type=int, default=1, help="how many there are")
+    subparser.add_argument("--process", type=int, default=0, help="this one's number, from 0")
+    subparser.add_argument("--patience", type=float, default=300.0, help="seconds that they wait for each other")
 
 
 def _add_checkpoint_commands(commands: argparse._SubParsersAction) -> None:
@@ -98,7 +107,18 @@ def _add_plan_command(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     from wallwm_jax.cli import pipeline
 
+    _join(options)
     pipeline.run(options.config, options.set, options.workdir, options.accept_change)
+
+
+def _join(options: argparse.Namespace) -> None:
+    """Makes this process one of several, if the command line says so."""
+    if options.coordinator is None and options.processes == 1:
+        return
+    from wallwm_jax.cli import joining
+
+    group = (options.coordinator or "", options.processes, options.process, options.patience)
+    joining.join_run(options.config, options.set, *group)
 
 
 def _curate(options: argparse.Namespace) -> None:
@@ -110,6 +130,7 @@ def _curate(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from wallwm_jax.cli import pipeline
 
+    _join(options)
     folder = pipeline.open_run(options.config, options.set, options.workdir)
     pipeline.train(folder, options.stage, options.accept_change, options.inject)
 

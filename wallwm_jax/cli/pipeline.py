@@ -1,5 +1,6 @@
 """A run from a config: record, curate, train, evaluate. Each part finds what an interrupted run left."""
 
+import contextlib
 import json
 import logging
 import os
@@ -61,15 +62,25 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
 
 
 def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str] = ()) -> None:
-    """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop."""
+    """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop.
+
+    Several processes train together on what one has curated before, and the first of them evaluates. Raises InputError
+    if nothing has been curated for them.
+    """
+    import jax
+
     folder = open_run(specification, overrides, workdir)
-    record(folder)
-    if not folder.curated.exists():
-        curate(folder)
+    if jax.process_count() == 1:
+        record(folder)
+        if not folder.curated.exists():
+            curate(folder)
+    elif not folder.curated.exists():
+        raise InputError(str(folder.curated), "nothing", "a curated dataset: `wallwm curate`, before several processes")
     for stage in folder.config.recipe:
         if not train(folder, stage, accept):
             return
-    evaluate(folder)
+    if jax.process_index() == 0:
+        evaluate(folder)
 
 
 def record(folder: RunFolder) -> None:
@@ -102,6 +113,9 @@ def train(folder: RunFolder, number: int, accept: Sequence[str] = (), inject: st
 
     `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
     """
+    import jax
+
+    from wallwm_jax.core.processes import wait_for_all
     from wallwm_jax.train.faults import Fault
     from wallwm_jax.train.loop import train_stage
     from wallwm_jax.train.resumption import check_changes
@@ -116,9 +130,12 @@ def train(folder: RunFolder, number: int, accept: Sequence[str] = (), inject: st
     if number not in stages:
         raise InputError("--stage", number, f"one of {sorted(stages)}")
     stage = stages[number]
-    with _timed(folder, stage.name):
+    first = jax.process_index() == 0
+    with _timed(folder, stage.name) if first else contextlib.nullcontext():
         if stage.window == "observation":
-            index_observation_windows(folder, stage)
+            if first:
+                index_observation_windows(folder, stage)
+            wait_for_all("windows")
         with StopSignals() as stop:
             trained = train_stage(
                 folder.config, stage.name, folder.curated, folder.workdir, stop=stop, accept=accept, fault=fault

@@ -85,6 +85,8 @@ class _Trainer:
 
     def __init__(self, run: Run, initial_parameters: Any, data: StageData, reporter: Reporter, stop: StopSignals):
         self.run, self.data, self.reporter, self.stop = run, data, reporter, stop
+        if jax.process_count() > 1:
+            initial_parameters = jax.device_get(initial_parameters)  # what lies on one device is no global array
         self.sharding = batch_sharding(run.mesh)
         self.programs = make_programs(run, initial_parameters)
         check_all_committed(run.directory / "checkpoints")

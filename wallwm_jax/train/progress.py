@@ -1,10 +1,12 @@
 """What a person sees while a stage trains: a bar on a terminal, plain lines elsewhere."""
 
 import io
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -74,7 +76,9 @@ class BarReporter:
 
 
 def default_reporter() -> Reporter:
-    """A bar if standard output is a terminal, plain lines otherwise."""
+    """A bar if standard output is a terminal, plain lines otherwise; of several processes the first alone reports."""
+    if jax.process_index() != 0:
+        return PlainReporter(open(os.devnull, "w"))
     console = Console()
     return BarReporter(console) if console.is_terminal else PlainReporter()
 

@@ -1,5 +1,5 @@
-"""Run as a script, once for each of two processes of one run of the toy: number, port, folder, and the process that is
-asked to stop (-1 for none). Prints the step that the process has left after, and the learned bias."""
+"""Run as a script, once for each process of one run of the toy: number, count, port, folder, and the process that is
+asked to stop (-1 for none). Prints the step that the process has left after, and a digest of the learned bias."""
 
 import dataclasses
 import os
@@ -13,17 +13,22 @@ import numpy as np
 from tests.train.synthetic import random_batch
 from tests.train.toy import toy_parameters, toy_run
 from wallwm_jax.core.mesh import make_mesh
+from wallwm_jax.core.processes import ProcessGroup, join
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import PlainReporter
 from wallwm_jax.train.run import StageData
 from wallwm_jax.train.stop import StopSignals
 
+ROWS = 4
 
-def main(number: int, port: str, directory: str, stopped: int) -> None:
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, number)
+
+def main(number: int, count: int, port: str, directory: str, stopped: int) -> None:
+    if count > 1:
+        join(ProcessGroup(f"127.0.0.1:{port}", count, number, 120.0), {"seed": "0"})
+    own = slice(number * ROWS // count, (number + 1) * ROWS // count)
 
     def share(seed: int):
-        return jax.tree.map(lambda rows: rows[number : number + 1], random_batch(seed))
+        return jax.tree.map(lambda rows: rows[own], random_batch(seed, rows=ROWS))
 
     def batches(first: int):
         for step in range(first, 100):
@@ -39,4 +44,4 @@ def main(number: int, port: str, directory: str, stopped: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))
