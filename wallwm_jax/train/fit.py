@@ -20,6 +20,7 @@ from wallwm_jax.core.rng import stream
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
 from wallwm_jax.train.checkpoint import KEEP, CheckpointStore, check_all_committed, check_space
+from wallwm_jax.train.goodput import Goodput
 from wallwm_jax.train.lock import DirectoryLock
 from wallwm_jax.train.manifest import MANIFEST
 from wallwm_jax.train.metrics import MetricsFile, TensorBoard
@@ -85,6 +86,7 @@ class _Trainer:
 
     def __init__(self, run: Run, initial_parameters: Any, data: StageData, reporter: Reporter, stop: StopSignals):
         self.run, self.data, self.reporter, self.stop = run, data, reporter, stop
+        self.goodput = Goodput(run.directory)
         if jax.process_count() > 1:
             initial_parameters = jax.device_get(initial_parameters)  # what lies on one device is no global array
         self.sharding = batch_sharding(run.mesh)
@@ -106,6 +108,7 @@ class _Trainer:
         if run.tensorboard:
             self.files.append(TensorBoard(run.directory / "tensorboard", self.start))
         self.heldout: list[Any] = []
+        self.profiling = False
 
     def train(self) -> TrainState:
         steps = self.run.settings.run.steps
@@ -114,6 +117,8 @@ class _Trainer:
             return self.state
         check_space(self.store.directory, self.programs.state)
         self.clock = time.monotonic()
+        self.goodput.write(self.start)
+        self.goodput.turn_to("train")
         batches = self.data.train(self.start)
         if self.run.fault is not None:
             batches = self.run.fault.among(batches, self.start)
@@ -124,11 +129,15 @@ class _Trainer:
                     self._advance(batch)
         if self.saved < self.number:
             self._save()
-        self.store.wait()
+        with self.goodput.spent_on("checkpoint"):
+            self.store.wait()
+        self.goodput.write(self.number)
         return self.state
 
     def close(self) -> None:
         self.reporter.stop()
+        if self.profiling:
+            jax.profiler.stop_trace()
         for file in self.files[1:]:
             file.close()
         self.store.close()
@@ -136,7 +145,8 @@ class _Trainer:
     def _next(self, batches: Iterator[Any]) -> Any:
         """The next batch; None if a signal that asked to stop has ended the workers that were to make it."""
         try:
-            return next(batches)
+            with self.goodput.spent_on("data"):
+                return next(batches)
         except Exception:
             if self.stop.received and jax.process_count() == 1:
                 return None
@@ -156,7 +166,9 @@ class _Trainer:
         """One step, and whatever is due after it."""
         settings, number = self.run.settings.run, self.number + 1
         if self.number == self.start:
-            self._compile(batch)
+            with self.goodput.spent_on("compile"):
+                self._compile(batch)
+        self._profile(number)
         self.state, metrics = self.programs.step(self.state, batch)
         self.number = number
         self._strike("step")
@@ -180,6 +192,17 @@ class _Trainer:
         for heldout in self.heldout[:1]:
             self.programs.evaluation.lower(self.state.parameters, heldout, stream(self.run.seed)).compile()
         self.stop.leave_at_once = False
+
+    def _profile(self, number: int) -> None:
+        """Begins a trace before the first step of it, and ends it before the first step after it."""
+        chosen = self.run.settings.run.profile
+        if chosen and not self.profiling and number == chosen[0]:
+            jax.profiler.start_trace(self.run.directory / "profile")
+            self.profiling = True
+        elif self.profiling and number > chosen[1]:
+            jax.block_until_ready(self.state)
+            jax.profiler.stop_trace()
+            self.profiling = False
 
     def _strike(self, phase: str) -> None:
         if self.run.fault is not None:
@@ -225,21 +248,26 @@ class _Trainer:
         line["seconds"] = round(self.seconds, 2)
         for file in self.files if jax.process_index() == 0 else ():
             file.write(line)
+        self.goodput.write(number)
         self.reporter.report(line)
 
     def _evaluate(self, parameters: Any) -> dict[str, float]:
         """Mean losses over the held-out batches, each with its own fixed noise and times."""
         keys = [stream(self.run.seed, "heldout", index) for index in range(len(self.heldout))]
-        found = [
-            self.programs.evaluation(parameters, batch, key) for batch, key in zip(self.heldout, keys, strict=True)
-        ]
-        found = jax.device_get(found)
+        with self.goodput.spent_on("evaluate"):
+            found = jax.device_get(
+                [
+                    self.programs.evaluation(parameters, batch, key)
+                    for batch, key in zip(self.heldout, keys, strict=True)
+                ]
+            )
         return {name: _mean(found, name) for name in found[0]}
 
     def _save(self) -> None:
         self.window = [{name: float(value) for name, value in step.items()} for step in jax.device_get(self.window)]
         self.seconds += self._elapsed()
-        self.store.save(self.state, self.run.records, {"window": self.window, "seconds": self.seconds})
+        with self.goodput.spent_on("checkpoint"):
+            self.store.save(self.state, self.run.records, {"window": self.window, "seconds": self.seconds})
         self.saved = self.number
         self._elapsed()
 

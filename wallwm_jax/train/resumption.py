@@ -37,7 +37,9 @@ _KINDS = (
 )
 """The kind of change that a differing field is, by the first prefix that fits; else the record's own name."""
 
-_MAY_CHANGE = frozenset({"log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped"})
+_MAY_CHANGE = frozenset(
+    {"log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped", "profile"}
+)
 """Settings of a stage that a resumed run may have changed: they decide what is written, not what is learned."""
 
 

@@ -25,7 +25,8 @@ class RunSettings:
     """When a run averages, reports, evaluates and saves. All counts are steps; `eval_batches` are held-out batches.
 
     `ema_decay` is the averaging's final decay (WALL-WM: 0.9999). Checkpoints and evaluations also happen at the end.
-    After `stop_after_skipped` steps in a row whose loss or gradients were not finite the run ends.
+    After `stop_after_skipped` steps in a row whose loss or gradients were not finite the run ends. `profile` names the
+    first and the last step of a trace for xprof, written to `<stage>/profile`; empty for none.
     """
 
     steps: int
@@ -35,6 +36,7 @@ class RunSettings:
     eval_batches: int = 4
     checkpoint_every: int = 200
     stop_after_skipped: int = 10
+    profile: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name in _COUNTS:
@@ -42,6 +44,8 @@ class RunSettings:
                 raise InputError(name, getattr(self, name), "at least 1")
         if not 0 <= self.ema_decay < 1:
             raise InputError("ema_decay", self.ema_decay, "0 <= ema_decay < 1")
+        if self.profile and not (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]):
+            raise InputError("profile", self.profile, "(first step, last step), from 1")
 
 
 @dataclasses.dataclass(frozen=True)
