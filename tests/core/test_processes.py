@@ -1,6 +1,9 @@
 """The roll call: everybody comes, with the same run in mind, or everybody is told who does not."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -59,6 +62,30 @@ def test_a_process_with_another_run_in_mind_is_named(coordinator):
     assert set(twice.values()) == {"two processes call themselves number 1 of 4"}
 
 
+def test_processes_that_found_each_other_agree_or_end(coordinator):
+    """Two that JAX has brought together: with one fingerprint both go on; then one of them runs something else, and
+    both say which and what."""
+    script = """
+import sys, jax
+from wallwm_jax.core.errors import RunError
+from wallwm_jax.core.processes import agree
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+try:
+    agree({"config": sys.argv[3 + int(sys.argv[2])]}, 60.0)
+    print("all the same")
+except RunError as error:
+    print(error)
+"""
+    for fingerprints, expected in (
+        (("1f", "1f"), "all the same"),
+        (("1f", "3d"), "process 1: config: found 3d, expected 1f as process 0 has it"),
+    ):
+        commands = [[sys.executable, "-c", script, coordinator, str(number), *fingerprints] for number in range(2)]
+        pipes = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"JAX_PLATFORMS": "cpu"}}
+        processes = [subprocess.Popen(command, **pipes) for command in commands]
+        assert [process.communicate(timeout=120)[0].strip() for process in processes] == [expected] * 2
+
+
 def test_strangers_do_not_matter(coordinator):
     """Somebody who connects and says something else, or nothing, is not taken for a process."""
     host, port = coordinator.split(":")
@@ -81,7 +108,7 @@ def test_strangers_do_not_matter(coordinator):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (("here", 2, 0), "--coordinator: found 'here', expected HOST:PORT"),
+        (("here", 2, 0), "--coordinator: found 'here', expected HOST:PORT or 'auto'"),
         (("a:1", 0, 0), "--processes: found 0"),
         (("a:1", 2, 2), "--process: found 2, expected a number from 0 to 1"),
         (("a:1", 2, 1, 0.0), "--patience"),

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_group(subparser: argparse.ArgumentParser) -> None:
     """Options of a run of several processes, which see one file system."""
-    subparser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0 of several, as all can reach it")
+    subparser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0 of several, or auto (TPU, GKE)")
     subparser.add_argument("--processes", type=int, default=1, help="how many there are")
     subparser.add_argument("--process", type=int, default=0, help="this one's number, from 0")
     subparser.add_argument("--patience", type=float, default=300.0, help="seconds that they wait for each other")

@@ -18,6 +18,7 @@ import jax
 
 from wallwm_jax.core.errors import InputError, RunError
 
+AUTO = "auto"
 PATIENCE = 300.0
 """Seconds that processes wait for each other, unless told otherwise."""
 _PAUSE = 0.1
@@ -27,16 +28,17 @@ _STRANGER = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
-    """Process `index` of the `count` of a run. `coordinator` is HOST:PORT of process 0, as all can reach it."""
+    """Process `index` of the `count` of a run. `coordinator` is HOST:PORT of process 0, as all can reach it; or "auto"
+    where JAX finds out all three (Cloud TPU, GKE, Slurm), and then count and index say nothing."""
 
     coordinator: str
-    count: int
-    index: int
+    count: int = 1
+    index: int = 0
     patience: float = PATIENCE
 
     def __post_init__(self):
-        if not re.fullmatch(r"[^:]+:\d+", self.coordinator):
-            raise InputError("--coordinator", repr(self.coordinator), "HOST:PORT")
+        if self.coordinator != AUTO and not re.fullmatch(r"[^:]+:\d+", self.coordinator):
+            raise InputError("--coordinator", repr(self.coordinator), f"HOST:PORT or {AUTO!r}")
         if self.count < 1:
             raise InputError("--processes", self.count, "at least 1")
         if not 0 <= self.index < self.count:
@@ -54,12 +56,16 @@ def join(group: ProcessGroup, fingerprint: Mapping[str, str]) -> None:
     """Makes this process one of the group's: `jax.devices()` are those of all of them from here on. Must come before
     anything else asks JAX for devices.
 
-    Raises RunError as `roll_call` does.
+    Raises RunError as `roll_call` does; where JAX finds the others, as `agree` does (it ends a process whose companions
+    do not come).
     """
+    patience = max(int(group.patience), 1)
+    if group.coordinator == AUTO:
+        jax.distributed.initialize(initialization_timeout=patience)
+        agree(fingerprint, group.patience)
+        return
     roll_call(group, fingerprint)
-    jax.distributed.initialize(
-        group.coordinator, group.count, group.index, initialization_timeout=max(int(group.patience), 1)
-    )
+    jax.distributed.initialize(group.coordinator, group.count, group.index, initialization_timeout=patience)
 
 
 def roll_call(group: ProcessGroup, fingerprint: Mapping[str, str]) -> None:
@@ -90,16 +96,29 @@ def wait_for_all(name: str, patience: float = PATIENCE) -> None:
     `patience` seconds. A run of one process does not wait."""
     if jax.process_count() == 1:
         return
-    # The client has no public name; Orbax takes it from here too.
-    from jax._src import distributed
-
     try:
-        distributed.global_state.client.wait_at_barrier(name, int(1000 * patience))
+        _client().wait_at_barrier(name, int(1000 * patience))
     except jax.errors.JaxRuntimeError as error:
         missing = re.search(r"timed out task names:\s*([\d\s,]+)", str(error))
         who = "processes {}".format(", ".join(missing[1].split())) if missing else "some process"
         text = f"{who} of {jax.process_count()} did not come to {name!r} within {patience:g} s"
         raise RunError(text) from error
+
+
+def agree(fingerprint: Mapping[str, str], patience: float = PATIENCE) -> None:
+    """Returns when all processes, which have found each other, have the fingerprint of process 0; raises RunError in
+    all of them, naming the first that differs and in what, or that has not said its own within `patience` seconds."""
+    client, key, count = _client(), "wallwm_fingerprint/{}", jax.process_count()
+    client.key_value_set(key.format(jax.process_index()), json.dumps(dict(fingerprint)))
+    said, deadline = [], time.monotonic() + patience
+    for number in range(count):
+        try:
+            left = max(int(1000 * (deadline - time.monotonic())), 1)
+            said.append(json.loads(client.blocking_key_value_get(key.format(number), left)))
+        except jax.errors.JaxRuntimeError as error:
+            raise RunError(f"process {number} of {count} did not say what it runs within {patience:g} s") from error
+        if difference := _fingerprint_difference(said[-1], said[0]):
+            raise RunError(f"process {number}: {difference}")
 
 
 def code_digest() -> str:
@@ -163,11 +182,21 @@ def _answer(group: ProcessGroup, fingerprint: Mapping[str, str], deadline: float
 def _difference(said: Mapping[str, Any], fingerprint: Mapping[str, str], group: ProcessGroup) -> str | None:
     if said["count"] != group.count:
         return f"count of processes: found {said['count']}, expected {group.count}"
-    for name in sorted({*said["fingerprint"], *fingerprint}):
-        found, expected = said["fingerprint"].get(name), fingerprint.get(name)
-        if found != expected:
-            return f"{name}: found {found}, expected {expected} as process 0 has it"
+    return _fingerprint_difference(said["fingerprint"], fingerprint)
+
+
+def _fingerprint_difference(said: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    for name in sorted({*said, *expected}):
+        if said.get(name) != expected.get(name):
+            return f"{name}: found {said.get(name)}, expected {expected.get(name)} as process 0 has it"
     return None
+
+
+def _client() -> Any:
+    # It has no public name; Orbax takes it from here too.
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
