@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from wallwm_jax.nn.action_dit import ActionBlock, ActionContext
+from wallwm_jax.nn.activations import by_rows
 from wallwm_jax.nn.video_dit import VideoBlock, VideoContext
 
 
@@ -39,10 +40,10 @@ class TowerBlock(nn.Module):
     ) -> tuple[tuple[Array | None, Array | None], Array | None]:
         video, action = tokens
         if video is not None:
-            video = features = self.video(video, video_context)
+            video = features = by_rows(self.video(by_rows(video), video_context))
         if action is None:
             return (video, None), features
-        return (video, self.action(action, features, action_context)), None
+        return (video, by_rows(self.action(by_rows(action), features, action_context))), None
 
 
 def towers(

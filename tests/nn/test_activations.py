@@ -1,0 +1,47 @@
+"""The residual stream lies by rows of the batch, wherever a mesh is set."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from wallwm_jax.core.flops import inner_jaxprs
+from wallwm_jax.core.mesh import MESH_AXES
+from wallwm_jax.nn.activations import by_rows
+
+
+def mesh_of(*sizes, axes=MESH_AXES):
+    return AbstractMesh(sizes, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def constraints(jaxpr):
+    """The partitions that a program asks for, those inside its loops included."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "sharding_constraint":
+            found.append(equation.params["sharding"].spec)
+        for inner in inner_jaxprs(equation):
+            found += constraints(inner)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows", "constrained"),
+    [
+        (mesh_of(2, 2, 1), 8, True),
+        (mesh_of(1, 1, 4), 8, False),
+        (mesh_of(2, 2, 1), 6, False),
+        (mesh_of(4, axes=("mine",)), 8, False),
+    ],
+)
+def test_rows_lie_over_the_axes_of_the_batch(mesh, rows, constrained):
+    """Where there are several and the rows divide; on one, on rows that do not divide and on a mesh of somebody else
+    the program asks for nothing."""
+    with jax.sharding.use_abstract_mesh(mesh):
+        found = constraints(jax.make_jaxpr(by_rows)(jnp.zeros((rows, 3))).jaxpr)
+    assert found == ([PartitionSpec(("data", "fsdp"))] if constrained else [])
+
+
+def test_without_a_mesh_nothing_is_asked_for():
+    """A notebook's model is what it was."""
+    assert constraints(jax.make_jaxpr(by_rows)(jnp.zeros((8, 3))).jaxpr) == []
