@@ -29,6 +29,7 @@ SIM = ["metaworld==3.1.1", "gymnasium>=1.0", "packaging>=24", "mujoco>=3.3.0,<3.
 VIZ = ["matplotlib>=3.9"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 RERUN = ["rerun-sdk>=0.26"]
+PLAN = ["jax[tpu]"]
 DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.19", "ruff>=0.17,<0.18", "pre-commit>=4"]
 
 setuptools.setup(
@@ -41,6 +42,13 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["wallwm_jax", "wallwm_jax.*"]),
     install_requires=CORE,
-    extras_require={"sim": SIM, "viz": VIZ, "tensorboard": TENSORBOARD, "rerun": RERUN, "dev": DEV + SIM + VIZ},
+    extras_require={
+        "sim": SIM,
+        "viz": VIZ,
+        "tensorboard": TENSORBOARD,
+        "rerun": RERUN,
+        "plan": PLAN,
+        "dev": DEV + SIM + VIZ,
+    },
     entry_points={"console_scripts": ["wallwm=wallwm_jax.cli.main:main"]},
 )

@@ -20,6 +20,7 @@ ALLOWED = {
     "models": {"core", "nn", "models"},
     "simulate": {"core", "data", "simulate"},
     "train": {"core", "nn", "data", "optim", "objectives", "models", "train"},
+    "plan": {"core", "nn", "data", "optim", "objectives", "models", "train", "plan"},
     "infer": {"core", "nn", "data", "optim", "objectives", "models", "train", "infer"},
     "evaluate": {"core", "nn", "data", "optim", "objectives", "models", "train", "infer", "evaluate", "simulate"},
 }

@@ -194,7 +194,12 @@ def test_runs_as_an_nnx_module(micro, inputs):
 
 @pytest.mark.parametrize(
     "name, parts, count, tolerance",
-    [("tiny", None, 6.0e6, 0.1), ("wan2.1-1.3b", ("video",), 1.42e9, 0.02), ("wan2.2-5b", ("video",), 5.0e9, 0.02)],
+    [
+        ("tiny", None, 6.0e6, 0.1),
+        ("wan2.1-1.3b", ("video",), 1.42e9, 0.02),
+        ("wan2.2-5b", ("video",), 5.0e9, 0.02),
+        ("wan2.1-14b", ("video",), 14.3e9, 0.02),
+    ],
 )
 def test_sizes_are_as_published(inputs, name, parts, count, tolerance):
     """The tiny model has about 6 M parameters; without cross-view attention the Wan rows have Wan's numbers."""
@@ -219,7 +224,7 @@ def test_unknown_sizes_are_refused(micro, inputs):
     with pytest.raises(InputError, match=r"model\.overrides"):
         variant("tiny", {"width": 3})
     with pytest.raises(InputError, match=r"variant\.reader: found .* expected none without a codec"):
-        variant("wan2.2-5b", {"reader": (8,)})
+        variant("wan2.1-1.3b", {"reader": (8,)})
     with pytest.raises(InputError, match=r"variant\.arms"):
         variant("tiny", {"arms": (2,)})
     with pytest.raises(InputError, match=r"variant\.embed"):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wallwm_jax.core.axes import Declaration
@@ -47,18 +48,44 @@ RULES: tuple[tuple[str, str], ...] = (
 
 
 def make_mesh(name: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of topology `name`; raises InputError when the name is unknown or the devices do not fit it."""
+    """The mesh of topology `name`; raises InputError when the name is unknown or the devices do not fit it.
+
+    TPUs of several slices, between which the network is slow, are parts of the axis `data`.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = mesh_sizes(name, len(devices))
+    devices = devices[: math.prod(sizes)]
+    # Nodes of GPUs may have a slice index too; but there fsdp may well span nodes.
+    slices = len({getattr(device, "slice_index", None) for device in devices if device.platform == "tpu"})
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    if slices <= 1:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices)
+    data, *rest = sizes
+    if data % slices:
+        raise InputError(f"config.mesh {name!r}", f"data = {data}", f"a multiple of the {slices} slices")
+    inside, across = (data // slices, *rest), (slices, 1, 1)
+    grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=axis_types)
+
+
+def abstract_mesh(name: str, count: int) -> AbstractMesh:
+    """The mesh of topology `name` over `count` devices that nobody has; raises InputError as `make_mesh`."""
+    return AbstractMesh(mesh_sizes(name, count), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def mesh_sizes(name: str, count: int) -> tuple[int, ...]:
+    """Sizes of the mesh axes of topology `name` on `count` devices; raises InputError when they do not fit it."""
     if name not in TOPOLOGIES:
         raise InputError("config.mesh", repr(name), f"one of {sorted(TOPOLOGIES)}")
     topology = TOPOLOGIES[name]
-    devices = list(jax.devices() if devices is None else devices)[: topology.devices]
+    count = min(count, topology.devices or count)
     sizes = [topology.data, topology.fsdp, topology.tensor]
     fixed = math.prod(size for size in sizes if size > 0)
-    if -1 in sizes and len(devices) % fixed == 0:
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if math.prod(sizes) != len(devices):
-        raise InputError(f"config.mesh {name!r}", f"{len(devices)} devices", f"a device count that fits {topology}")
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    if -1 in sizes and count % fixed == 0:
+        sizes[sizes.index(-1)] = count // fixed
+    if math.prod(sizes) != count:
+        raise InputError(f"config.mesh {name!r}", f"{count} devices", f"a device count that fits {topology}")
+    return tuple(sizes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -88,7 +115,7 @@ def parameter_spec(declaration: Declaration, shape: tuple[int, ...], mesh: Mesh 
     return PartitionSpec(*entries)
 
 
-def parameter_shardings(parameters: Any, declarations: Any, mesh: Mesh) -> Any:
+def parameter_shardings(parameters: Any, declarations: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings for a tree of arrays (or shapes) and the matching tree of Declarations."""
     return jax.tree.map(
         lambda array, declaration: NamedSharding(mesh, parameter_spec(declaration, array.shape, mesh)),

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wallwm_jax.core.types import EventBatch, PlanBatch
+from wallwm_jax.core.types import EventBatch, PlanBatch, TrainingBatch
 from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.models.world_action import WorldAction
-from wallwm_jax.nn.parameters import declarations, materialise
+from wallwm_jax.nn.parameters import declarations, materialise, unbox
 
 
 def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
@@ -24,13 +24,37 @@ def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tu
 def init_parameters(model: WorldAction, key: jax.Array, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:
     """(parameters as plain nested dicts, their declarations). Only the batch's shapes matter: parameters depend on
     `key` alone. Raises InputError for a parameter without a declaration."""
-    one_row = jax.tree.map(lambda leaf: leaf[:1], batch)
-    boxed = jax.eval_shape(model.init, key, *jax.eval_shape(lambda row: abstract_inputs(model, row), one_row))["params"]
+    boxed = _boxed(model, batch)
     return materialise(boxed, key), declarations(boxed)
+
+
+def abstract_parameters(model: WorldAction, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same as shapes and dtypes, of which nothing is allocated."""
+    boxed = _boxed(model, batch)
+    return unbox(boxed), declarations(boxed)
 
 
 def init_reasoner(model: Reasoner, key: jax.Array, batch: PlanBatch) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same for the vision-language side."""
-    one_row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)
-    boxed = jax.eval_shape(model.init, key, one_row)["params"]
+    boxed = _boxed_reasoner(model, batch)
     return materialise(boxed, key), declarations(boxed)
+
+
+def abstract_reasoner(model: Reasoner, batch: PlanBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`abstract_parameters` of the vision-language side."""
+    boxed = _boxed_reasoner(model, batch)
+    return unbox(boxed), declarations(boxed)
+
+
+def _boxed(model: WorldAction, batch: EventBatch) -> Any:
+    """Shapes in the boxes that declare them; they depend on no key."""
+    inputs = jax.eval_shape(lambda row: abstract_inputs(model, row), _one_row(batch))
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def _boxed_reasoner(model: Reasoner, batch: PlanBatch) -> Any:
+    return jax.eval_shape(model.init, jax.random.key(0), _one_row(batch))["params"]
+
+
+def _one_row(batch: TrainingBatch) -> TrainingBatch:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), batch)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.nn.video_codec import HaarCodec
+from wallwm_jax.nn.video_codec import HaarCodec, VideoCodec
 
 Row = TypeVar("Row")
 
@@ -49,7 +49,7 @@ class Variant:
     reader: tuple[int, ...] = ()
     arms: tuple[int, ...] = (0, 1)
     reads: int = 4
-    codec: HaarCodec | None = None
+    codec: VideoCodec | None = None
     prediction: str = "velocity"
     action_prediction: str = "velocity"
     min_time: float = 0.05
@@ -76,6 +76,9 @@ class Variant:
 
 _TINY_CODEC = HaarCodec(kept_spatial=16, kept_temporal=2, gain=4.0)
 _MICRO_CODEC = HaarCodec(spatial_levels=2, kept_spatial=4, kept_temporal=2)
+_WAN_2_2_CODEC = HaarCodec(spatial_levels=4, kept_spatial=4, kept_temporal=4)
+"""Has the compression (16 x 16 x 4) and the channels (48) of Wan2.2's pretrained VAE, in whose place it stands.
+Wan2.1's 16 channels are no multiple of three colours: its rows have no codec."""
 
 VARIANTS: Mapping[str, Variant] = {
     "micro": Variant(
@@ -97,10 +100,16 @@ VARIANTS: Mapping[str, Variant] = {
     "wan2.2-5b": Variant(
         layers=30, embed=3072, heads=24, mlp=14336, action_embed=1024, action_heads=16, action_mlp=2816,
         text_layers=24, text_embed=4096, text_heads=64, text_mlp=10240, vocabulary=256384, duration_embed=512,
-        channels=48, cells=16,
+        channels=48, cells=16, codec=_WAN_2_2_CODEC,
+    ),
+    "wan2.1-14b": Variant(
+        layers=40, embed=5120, heads=40, mlp=13824, action_embed=1536, action_heads=24, action_mlp=4224,
+        text_layers=24, text_embed=4096, text_heads=64, text_mlp=10240, vocabulary=256384, duration_embed=512,
+        channels=16, cells=32,
     ),
 }  # fmt: skip
-"""The Wan rows have the published dimensions of the video tower and of UMT5-XXL, which encodes their captions."""
+"""The Wan rows have the published dimensions of the video tower and of UMT5-XXL, which encodes their captions; the
+action tower's and the duration head's are ours."""
 
 
 def variant(name: str, overrides: Mapping[str, object] | None = None) -> Variant:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 import optax.contrib
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from wallwm_jax.core.axes import Declaration
 from wallwm_jax.core.errors import InputError
@@ -19,7 +19,7 @@ from wallwm_jax.optim.muon import MuonSettings, muon
 from wallwm_jax.optim.polynomials import polynomials_of
 from wallwm_jax.optim.schedules import Schedule, warmup_then
 
-Make = Callable[["OptimizerSettings", Any, Mesh | None], optax.GradientTransformation]
+Make = Callable[["OptimizerSettings", Any, Mesh | AbstractMesh | None], optax.GradientTransformation]
 """From settings, declarations and the mesh that parameters lie on (None: one device) to the transformation of a whole
 tree of trainable parameters."""
 
@@ -58,7 +58,7 @@ class OptimizerSettings:
 
 
 def build_optimizer(
-    settings: OptimizerSettings, declarations: Any, mesh: Mesh | None = None
+    settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None = None
 ) -> optax.GradientTransformation:
     """The transformation for a parameter tree with these declarations (the trainable part only), laid on `mesh`, whose
     devices share what costs much.
@@ -93,7 +93,7 @@ def _label(declaration: Declaration, optimizer: str) -> str:
 
 
 def _matrices_and_rest(
-    optimizer: str, settings: OptimizerSettings, declarations: Any, mesh: Mesh | None
+    optimizer: str, settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None
 ) -> optax.GradientTransformation:
     """Declared matrices to `_MATRICES[optimizer]`, the rest to AdamW."""
     groups = {
@@ -105,7 +105,7 @@ def _matrices_and_rest(
 
 
 def _whole(
-    optimizer: str, make: Callable, settings: OptimizerSettings, declarations: Any, mesh: Mesh | None
+    optimizer: str, make: Callable, settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None
 ) -> optax.GradientTransformation:
     """All parameters to one optimizer, with and without decay; it works number by number, so that any mesh suits it."""
     del mesh
@@ -136,12 +136,16 @@ def _lion(settings: OptimizerSettings, weight_decay: float) -> optax.GradientTra
     return optax.lion(rate, settings.adam_b1, settings.adam_b2, weight_decay=weight_decay)
 
 
-def _muon(settings: OptimizerSettings, declarations: Any, mesh: Mesh | None) -> optax.GradientTransformation:
+def _muon(
+    settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None
+) -> optax.GradientTransformation:
     rate = settings.schedule_of(settings.learning_rate)
     return muon(rate, declarations, settings.muon, settings.weight_decay, mesh)
 
 
-def _optax_muon(settings: OptimizerSettings, declarations: Any, mesh: Mesh | None) -> optax.GradientTransformation:
+def _optax_muon(
+    settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None
+) -> optax.GradientTransformation:
     """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations; it knows nothing of meshes."""
     del mesh
     rules, chosen = named_leaves(declarations), settings.muon

@@ -69,7 +69,7 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(
-    declarations: Any, settings: MuonSettings | None = None, mesh: Mesh | None = None
+    declarations: Any, settings: MuonSettings | None = None, mesh: Mesh | AbstractMesh | None = None
 ) -> optax.GradientTransformation:
     """Replaces gradients by orthogonalised momentum; every leaf of the updates must be declared as a matrix.
 
@@ -120,7 +120,7 @@ def muon(
     declarations: Any,
     settings: MuonSettings | None = None,
     weight_decay: float = 0.0,
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
 ) -> optax.GradientTransformation:
     """Muon with decoupled weight decay: step = -learning_rate (orthogonalised momentum + weight_decay parameter)."""
     return optax.chain(
@@ -198,7 +198,7 @@ def _shared(
     named: Mapping[str, Array],
     views: Mapping[str, MatrixView],
     settings: MuonSettings,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
 ) -> dict[str, Array]:
     """Every matrix once, on the device of the mesh that owns it."""
     ownership, members = ownership_of(views, dict(mesh.shape), settings)

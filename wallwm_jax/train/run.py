@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.train.checkpoint import Records
@@ -33,7 +33,7 @@ class Run:
     model: Any
     declarations: Any
     settings: StageSettings
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     seed: int
     records: Records
     directory: pathlib.Path

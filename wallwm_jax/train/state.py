@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from wallwm_jax.core.mesh import parameter_shardings, replicated
@@ -42,7 +42,7 @@ def averaged_parameters(state: TrainState, stage: Stage) -> Any:
     return freeze.merge(average, frozen)
 
 
-def state_shardings(state: TrainState, declarations: Any, mesh: Mesh) -> TrainState:
+def state_shardings(state: TrainState, declarations: Any, mesh: Mesh | AbstractMesh) -> TrainState:
     """A sharding for every leaf: what has a parameter's path and shape (average, moments) follows the parameter."""
     flat = jax.tree_util.tree_flatten_with_path(parameter_shardings(state.parameters, declarations, mesh))[0]
     shapes = jax.tree_util.tree_flatten_with_path(state.parameters)[0]

@@ -1,0 +1,87 @@
+"""What can be said without a compiler: bytes from shardings alone, and the least that a step must move.
+
+The least is that of a step that is fully sharded over `fsdp` and otherwise ideal: whole parameters are gathered for the
+forward and again for the backward pass, gradients are scattered once and summed over `data`, all in the dtype of the
+products. What Muon exchanges and what the axis `tensor` costs come on top.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Int
+
+from wallwm_jax.core.mesh import BATCH_AXES
+from wallwm_jax.core.trees import parameter_count
+from wallwm_jax.optim import freeze
+from wallwm_jax.plan.groups import members
+from wallwm_jax.plan.operations import Activations
+from wallwm_jax.plan.step import AbstractStep
+from wallwm_jax.plan.traffic import Traffic, sent
+
+
+class Holdings(NamedTuple):
+    """Bytes on a device: the state (exact, from its shardings), the batch, gradients in fp32, and activations if they
+    are spread evenly over the batch's axes: kept for the backward pass, and an upper bound of those beside them."""
+
+    parameters: int
+    average: int
+    optimizer: int
+    batch: int
+    gradients: int
+    kept: int
+    inside: int
+
+    @property
+    def state(self) -> int:
+        return self.parameters + self.average + self.optimizer
+
+    @property
+    def least(self) -> int:
+        """What no schedule can do without."""
+        return sum(self) - self.inside
+
+    @property
+    def most(self) -> int:
+        return sum(self)
+
+
+def holdings(step: AbstractStep, activations: Activations) -> Holdings:
+    """From shapes and shardings; nothing is compiled."""
+    state = step.state
+    trained, _ = freeze.split(state.parameters, step.run.stage.trains)
+    parts = (state.parameters, state.average, state.optimizer_state, step.batch, trained)
+    shards = math.prod(step.run.mesh.shape[axis] for axis in BATCH_AXES)
+    return Holdings(*map(_device_bytes, parts), activations.kept // shards, activations.inside // shards)
+
+
+def least_traffic(step: AbstractStep, held: Holdings, domains: Sequence[int]) -> Traffic:
+    """A device's share of an ideal step; `domains` says which fast interconnect each device hangs on."""
+    run, mesh = step.run, step.run.mesh
+    trained, _ = freeze.split(step.state.parameters, run.stage.trains)
+    products, gradients = (
+        parameter_count(tree) * np.dtype(run.model.dtype).itemsize for tree in (step.state.parameters, trained)
+    )
+    shards, copies = (members(_along(mesh, axis), domains) for axis in ("fsdp", "data"))
+    found = {
+        "all-gather": sent("all-gather", products, *shards) * 2,
+        "reduce-scatter": sent("reduce-scatter", gradients, *shards),
+        "all-reduce": sent("all-reduce", gradients / mesh.shape["fsdp"], *copies),
+    }
+    memory = 2 * held.state + 4 * products + 2 * held.kept
+    return Traffic({kind: part for kind, part in found.items() if part.links or part.network}, memory)
+
+
+def _along(mesh: Mesh | AbstractMesh, axis: str) -> Int[np.ndarray, "group member"]:
+    """The groups of devices that an axis of the mesh joins."""
+    sizes = tuple(mesh.shape.values())
+    grid = np.moveaxis(np.arange(math.prod(sizes)).reshape(sizes), list(mesh.shape).index(axis), -1)
+    return grid.reshape(-1, mesh.shape[axis])
+
+
+def _device_bytes(tree: Any) -> int:
+    """Of the shards that one device holds."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,90 @@
+"""A stage's own train step on shapes alone: nothing is allocated and no data is read."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.mesh import BATCH_AXES, check_batch
+from wallwm_jax.core.types import TrainingBatch
+from wallwm_jax.models.initialise import abstract_parameters, abstract_reasoner
+from wallwm_jax.plan.batches import abstract_batch
+from wallwm_jax.plan.stand_in import with_codec
+from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.fit import Programs, make_programs
+from wallwm_jax.train.run import Run
+from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.sides import SIDES
+from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.state import TrainState
+
+_SHAPES: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "world_action": abstract_parameters,
+    "reasoner": abstract_reasoner,
+}
+
+
+class AbstractStep(NamedTuple):
+    """`programs.step(state, batch)` is what `wallwm train` compiles; the arguments are ShapeDtypeStructs that carry
+    their shardings."""
+
+    run: Run
+    programs: Programs
+    batch: TrainingBatch
+
+    @property
+    def state(self) -> TrainState:
+        return self.programs.state
+
+
+def abstract_step(
+    stage: Stage,
+    config: ml_collections.ConfigDict,
+    views: int,
+    mesh: Mesh | AbstractMesh,
+    *,
+    frozen: Collection[str] = (),
+    remat: bool | None = None,
+) -> AbstractStep:
+    """The train step of a stage on a mesh, whose devices may be absent.
+
+    Args:
+        views: cameras of the dataset.
+        frozen: towers that the stage trains, taken as frozen.
+        remat: None does as the config says.
+
+    Raises InputError for what `train_stage` refuses: bad values, a batch that does not divide the mesh.
+    """
+    side = SIDES[stage.side]
+    if absent := sorted(set(frozen) - stage.trains):
+        raise InputError("--freeze", absent, f"towers that stage {stage.name} trains: {sorted(stage.trains)}")
+    stage = dataclasses.replace(stage, trains=stage.trains - frozenset(frozen))
+    settings = stage_settings(stage, config.stages[stage.name])
+    check_batch(side.rows(config), mesh)
+    model = side.rebuild(config, {"views": views, "text_length": config.data.text_length})
+    if stage.side == "world_action":
+        model = _prepared(model, config, remat)
+    world = model.variant if stage.side == "world_action" else model.world
+    batch = abstract_batch(stage, config, world, views, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+    parameters, declarations = _SHAPES[stage.side](model, batch)
+    records = Records({}, {}, {}, {})
+    run = Run(stage, model, declarations, settings, mesh, config.seed, records, pathlib.Path())
+    with using(mesh):
+        return AbstractStep(run, make_programs(run, parameters), batch)
+
+
+def using(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a step on this mesh is traced. `fit` sets the mesh itself, on whose devices constants would
+    then be computed: here there may be none."""
+    return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
+
+
+def _prepared(model: Any, config: ml_collections.ConfigDict, remat: bool | None) -> Any:
+    changes = {} if remat is None else {"remat": remat}
+    return model.clone(variant=with_codec(model.variant, config.data.spatial_compression), **changes)
