@@ -6,12 +6,18 @@ import pathlib
 
 
 def write_durably(path: pathlib.Path, text: str) -> None:
-    """Writes a file that has reached the disk, whole, before it has its name."""
+    """Writes a file that has reached the disk, whole, before it has its name.
+
+    Raises OSError naming the file.
+    """
     temporary = path.with_name(path.name + ".partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # that of a write, unlike that of opening, does not know its file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     os.replace(temporary, path)
 
 

@@ -287,9 +287,10 @@ def _read_arrays(directory: pathlib.Path, step: int, target: Any, expected: str 
 
 
 def _not_saved(partial: pathlib.Path, error: Exception) -> RunError:
-    """The message of a failed save; the error's own names the file, where it has one."""
+    """The message of a failed save; the error's own names the file, but for Orbax's own small files."""
     text = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+    said += "" if str(partial) in said else f", a file in {partial}/"
     return RunError(f"checkpoint {partial} could not be saved ({said}); the steps before it are kept")
 
 
