@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from tests.train.synthetic import random_batch
 from wallwm_jax.core.flops import inner_jaxprs
 from wallwm_jax.core.mesh import MESH_AXES
+from wallwm_jax.models.initialise import abstract_inputs, abstract_parameters
+from wallwm_jax.models.variants import variant
+from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.nn.activations import by_rows
 
 
@@ -40,6 +44,17 @@ def test_rows_lie_over_the_axes_of_the_batch(mesh, rows, constrained):
     with jax.sharding.use_abstract_mesh(mesh):
         found = constraints(jax.make_jaxpr(by_rows)(jnp.zeros((rows, 3))).jaxpr)
     assert found == ([PartitionSpec(("data", "fsdp"))] if constrained else [])
+
+
+def test_both_towers_ask_for_it_in_every_block():
+    """Of the joint pass and of the text encoder: before and after each half of the scanned block, and each layer."""
+    model = WorldAction(variant("micro"), views=2)
+    batch = random_batch(0, rows=4)
+    parameters, _ = abstract_parameters(model, batch)
+    given = jax.eval_shape(lambda row: abstract_inputs(model, row), batch)
+    with jax.sharding.use_abstract_mesh(mesh_of(2, 2, 1)):
+        traced = jax.make_jaxpr(lambda *inputs: model.apply({"params": inputs[0]}, *inputs[1:]))(parameters, *given)
+    assert constraints(traced.jaxpr) == [PartitionSpec(("data", "fsdp"))] * 6
 
 
 def test_without_a_mesh_nothing_is_asked_for():

@@ -150,3 +150,21 @@ def test_a_tower_has_coefficients_of_its_own():
     assert np.abs(plain["action"]["query"] - high["action"]["query"]).max() > 1e-2
     with pytest.raises(InputError, match="tower_coefficients: found towers"):
         scale_by_muon(rules, MuonSettings(tower_coefficients={"text": "high_pass"}))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_its_temporaries_are_no_more_than_optax_takes(stacked):
+    """Of 24 leaves of wide matrices, or of one that stacks them, as the step is compiled for this machine."""
+    rule = declare("embed -> mlp")
+    rules = {"all": rule.stacked("layers")} if stacked else {str(layer): rule for layer in range(24)}
+    shape = jax.ShapeDtypeStruct((24, 256, 1024) if stacked else (256, 1024), jnp.float32)
+    gradients, numbers = dict.fromkeys(rules, shape), MuonDimensionNumbers(int(stacked), int(stacked) + 1)
+    bytes_of = []
+    for optimizer in (
+        muon(0.1, rules, MuonSettings(iteration="cheapest")),
+        optax.contrib.muon(0.1, muon_weight_dimension_numbers=dict.fromkeys(rules, numbers)),
+    ):
+        state = jax.eval_shape(optimizer.init, gradients)
+        step = jax.jit(optimizer.update, donate_argnums=1).lower(gradients, state, gradients).compile()
+        bytes_of.append(step.memory_analysis().temp_size_in_bytes)
+    assert 0 < bytes_of[0] <= bytes_of[1]

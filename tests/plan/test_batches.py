@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 from tests.train.synthetic import (
@@ -19,7 +20,7 @@ from tests.train.synthetic import (
 from wallwm_jax.models.variants import variant
 from wallwm_jax.nn.video_codec import VideoCodec
 from wallwm_jax.plan.batches import abstract_batch
-from wallwm_jax.plan.stand_in import with_codec
+from wallwm_jax.plan.stand_in import LatentStandIn, with_codec
 from wallwm_jax.train.stages import stage_of
 
 
@@ -51,3 +52,13 @@ def test_variants_without_a_codec_are_planned_on_latents():
     own = variant("wan2.2-5b")
     assert with_codec(own, 16) is own
     assert (own.codec.channels, own.codec.spatial_compression, own.codec.group) == (48, 16, 4)
+
+
+def test_the_stand_in_is_a_codec_of_cells():
+    """Frames of even grey cells come back as they were (1e-5: fp32 means of 192 numbers), whatever its channels."""
+    cells = np.random.default_rng(0).uniform(-1, 1, (2, 1, 3, 2, 1)).astype("f4")
+    frames = np.broadcast_to(cells.repeat(4, 2).repeat(4, 3), (2, 4, 12, 8, 3))
+    codec = LatentStandIn(channels=5, spatial_compression=4)
+    latents = codec.encode_groups(jnp.asarray(frames))
+    assert latents.shape == (2, 3, 2, 5)
+    np.testing.assert_allclose(codec.decode_groups(latents), frames, atol=1e-5)

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from wallwm_jax.data.settings import FRAMES_PER_LATENT
 from wallwm_jax.models.variants import Variant
 
 
@@ -27,7 +28,11 @@ class LatentStandIn:
         return jnp.broadcast_to(grey[..., None], (*grey.shape, self.channels))
 
     def decode_groups(self, latents: Float[Array, "*batch h w C"]) -> Float[Array, "*batch R H W 3"]:
-        raise NotImplementedError("a training step decodes nothing")
+        grey = jnp.mean(latents, axis=-1)
+        for axis in (-2, -1):
+            grey = jnp.repeat(grey, self.spatial_compression, axis)
+        *batch, height, width = grey.shape
+        return jnp.broadcast_to(grey[..., None, :, :, None], (*batch, FRAMES_PER_LATENT, height, width, 3))
 
 
 def with_codec(variant: Variant, spatial_compression: int) -> Variant:
