@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,21 +41,27 @@ def together(commands, port, patience):
 
 
 def test_two_processes_train_what_one_trains(tmp_path, port):
-    """Stage 1 of the real model, each process with its half of every batch: the losses of all steps and the learned
-    parameters are those of one process within 1e-5 (fp32 sums in another order)."""
+    """A stage of each side, each process with its half of every batch: the losses of all steps and what has been
+    learned are those of one process within 1e-5 (fp32 sums in another order)."""
     dataset = lerobot_fixture.write_dataset(tmp_path / "toy", lerobot_fixture.toy_episodes(4))
+    watched = {"video": ("video", "waypoint_head", "keyframe_reader"), "backbone": ("trunk",)}
     found = []
     for name in ("one", "two"):
         workdir = tmp_path / name
-        command = [*arguments("train", dataset, workdir, "mesh=host"), "--stage", "1"]
         assert main(arguments("curate", dataset, workdir)) == 0
-        if name == "one":
-            assert main(command) == 0
-        else:
-            assert [code for code, _ in together([command, command], port, 120)] == [0, 0]
-        losses = [line["loss"] for line in read_metrics(workdir / "video" / "metrics.jsonl")]
-        checkpoint = read_checkpoint(workdir / "video" / "checkpoints")
-        found.append((losses, checkpoint.parameters["video"]["waypoint_head"]["keyframe_reader"]["question"]))
+        learned = []
+        for number, (stage, path) in zip(("1", "0"), watched.items(), strict=True):
+            command = [*arguments("train", dataset, workdir, "mesh=host"), "--stage", number]
+            if name == "one":
+                assert main(command) == 0
+            else:
+                assert [code for code, _ in together([command, command], port, 120)] == [0, 0]
+            learned.append([line["loss"] for line in read_metrics(workdir / stage / "metrics.jsonl")])
+            part = read_checkpoint(workdir / stage / "checkpoints").parameters
+            for key in path:
+                part = part[key]
+            learned += jax.tree.leaves(part)
+        found.append(learned)
     assert len(found[0][0]) == 3
     for one, two in zip(*found, strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)

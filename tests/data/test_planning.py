@@ -38,6 +38,18 @@ def test_a_batch_is_a_function_of_seed_and_step(curated, loader):
     assert any(not np.array_equal(found, expected) for found, expected in zip(other, later, strict=True))
 
 
+def test_processes_share_a_batch(curated, loader):
+    """The shares of two and of four processes, in their order, are the batch of one; rows that do not divide are
+    refused."""
+    for count in (2, 4):
+        share = {"process_count": count, "seed": 3, "split": "train"}
+        shares = [PlanLoader(curated, SETTINGS, 24, process_index=index, **share)[5] for index in range(count)]
+        for expected, *found in zip(loader[5], *shares, strict=True):
+            np.testing.assert_array_equal(np.concatenate(found), expected)
+    with pytest.raises(InputError, match="planning.rows: found 8, expected a multiple of the 3 processes"):
+        PlanLoader(curated, SETTINGS, 24, seed=3, split="train", process_count=3)
+
+
 def test_labels_are_those_of_the_moment(curated, loader):
     """Picture, state, caption, remaining steps and index row belong to one frame of one event of the training split."""
     columns, tokens = curated.index.columns, loader.writer.tokenizer

@@ -156,10 +156,24 @@ def surprises(plans: Sequence[Plan], least: float = 0.05) -> Float[np.ndarray, "
 
 
 class PlanLoader:
-    """Random access to batches of moments: `loader[step]` is a function of (seed, step). Moments of plans in words are
-    drawn in proportion to their surprise, others evenly over events."""
+    """Random access to batches of moments: `loader[step]` is this process's rows of batch `step`, a function of (seed,
+    step). Moments of plans in words are drawn in proportion to their surprise, others evenly over events."""
 
-    def __init__(self, curated: CuratedDataset, settings: PlanSettings, text_length: int, *, seed: int, split: str):
+    def __init__(
+        self,
+        curated: CuratedDataset,
+        settings: PlanSettings,
+        text_length: int,
+        *,
+        seed: int,
+        split: str,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if settings.rows % process_count:
+            raise InputError("planning.rows", settings.rows, f"a multiple of the {process_count} processes")
+        self._share = settings.rows // process_count
+        self._first = process_index * self._share
         self.curated, self.settings, self.text_length, self.seed = curated, settings, text_length, seed
         self.plans = [plan for plan in episode_plans(curated, split) if plan.events]
         if not self.plans:
@@ -177,8 +191,8 @@ class PlanLoader:
         return 2**31
 
     def __getitem__(self, step: int) -> PlanBatch:
-        first = int(step) * self.settings.rows
-        return self.writer.batch([self.draw(i) for i in range(first, first + self.settings.rows)])
+        first = int(step) * self.settings.rows + self._first
+        return self.writer.batch([self.draw(i) for i in range(first, first + self._share)])
 
     def draw(self, i: int) -> Moment:
         """Moment i."""

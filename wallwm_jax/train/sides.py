@@ -53,8 +53,7 @@ def event_data(
     stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int
 ) -> StageData:
     """Training batches from any step, and the first `eval_batches` held-out batches, anchored at the events' starts."""
-    settings, workers = loader_settings(stage, config), config.get("workers", 0)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    settings, workers, share = loader_settings(stage, config), config.get("workers", 0), _own_share()
 
     def train(step: int) -> Iterable[EventBatch]:
         return make_loader(
@@ -67,18 +66,20 @@ def event_data(
 
 
 def plan_data(stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
-    """The same of moments. Raises InputError on several processes, over which moments are not spread yet."""
-    if jax.process_count() > 1:
-        raise InputError("processes", jax.process_count(), "1 for the stages of the vision-language side")
+    """The same of moments."""
     settings, length = PlanSettings.from_config(config.planning), config.data.text_length
-    loader = PlanLoader(curated, settings, length, seed=config.seed, split="train")
+    loader = PlanLoader(curated, settings, length, seed=config.seed, split="train", **_own_share())
     asked = dataclasses.replace(settings, blank_share=0.0)
-    heldout = PlanLoader(curated, asked, length, seed=config.seed, split="heldout")
+    heldout = PlanLoader(curated, asked, length, seed=config.seed, split="heldout", **_own_share())
 
     def train(step: int) -> Iterable[PlanBatch]:
         return batches_of(loader, step, workers=config.get("workers", 0))
 
     return StageData(train, tuple(batches_of(heldout, num_steps=eval_batches)))
+
+
+def _own_share() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def _reasoner(config: ml_collections.ConfigDict, curated: CuratedDataset) -> Reasoner:
