@@ -46,7 +46,7 @@ def test_processes_share_a_batch(curated, loader):
         shares = [PlanLoader(curated, SETTINGS, 24, process_index=index, **share)[5] for index in range(count)]
         for expected, *found in zip(loader[5], *shares, strict=True):
             np.testing.assert_array_equal(np.concatenate(found), expected)
-    with pytest.raises(InputError, match="planning.rows: found 8, expected a multiple of the 3 processes"):
+    with pytest.raises(InputError, match=r"planning\.rows: found 8, expected a multiple of the 3 processes"):
         PlanLoader(curated, SETTINGS, 24, seed=3, split="train", process_count=3)
 
 

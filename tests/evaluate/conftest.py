@@ -93,7 +93,8 @@ def invent(size: int = 96) -> Evaluation:
         FrameQuality(27, 0.9, 18), FrameQuality(24, 0.88, 9), FrameQuality(33, 0.96, 29), events=24, images=300
     )
     parameters = [
-        ParameterRow(f"blocks/video/{i}", (6, 160, 640), "layers | embed -> mlp", "muon", True) for i in range(9)
+        ParameterRow(f"blocks/video/{i}", (6, 160, 640), 614400, "layers | embed -> mlp", "muon", True)
+        for i in range(9)
     ]
     return Evaluation(
         verbs=verbs,

@@ -23,6 +23,8 @@ from wallwm_jax.infer.event_mode import EventModeSettings
 from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
+from wallwm_jax.optim.builder import assignment_table
+from wallwm_jax.train.assignment import ASSIGNMENT
 
 LOADER = LoaderSettings(row_frames=4, max_latent_frames=3, text_length=16, spatial_compression=4)
 
@@ -46,7 +48,10 @@ def evaluation(micro, curated, settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("metrics") / "video.jsonl"
     lines = [{"step": step, "video_loss": 1 / step, "loss": -1.0, "heldout_loss": 2 / step} for step in (25, 50, 100)]
     path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 101, "video_loss": None}]))
-    return evaluate(*micro, curated, settings, metrics_files={"video": path}, progress=lambda _: None)
+    model, parameters, declarations = micro
+    table = assignment_table(parameters, declarations)
+    (path.parent / ASSIGNMENT).write_text(json.dumps(table))
+    return evaluate(model, parameters, curated, settings, metrics_files={"video": path}, progress=lambda _: None)
 
 
 def test_event_mode_sees_what_the_loader_would_show(curated):

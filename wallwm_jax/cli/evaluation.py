@@ -5,15 +5,12 @@ import os
 import pathlib
 from collections.abc import Callable
 
-import jax
 import ml_collections
 
 from wallwm_jax.cli.driving import finished, reasoning_of, unified_mode
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.data.packing import empty_batch
 from wallwm_jax.data.planning import PlanSettings
-from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.evaluate import report, results
 from wallwm_jax.evaluate.drop_in import drop_in
 from wallwm_jax.evaluate.evaluation import evaluate
@@ -21,7 +18,6 @@ from wallwm_jax.evaluate.language import evaluate_language
 from wallwm_jax.evaluate.rollouts import Rollout, event_rollout, fullest_episode, unified_rollout
 from wallwm_jax.evaluate.settings import EvaluationSettings
 from wallwm_jax.infer.event_mode import EventMode
-from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.train.architecture import architecture, build_model, model_of, reasoner_of
 from wallwm_jax.train.checkpoint import check_equal, read_checkpoint
 
@@ -35,12 +31,9 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
     model = build_model(config.model, len(dataset.views))
     check_equal(f"checkpoint {workdir / 'action'}: model", checkpoint.records.model, architecture(model))
     settings = EvaluationSettings.from_config(config)
-    batch = empty_batch(dataset, 1, LoaderSettings.from_config(config.data))
-    _, declarations = init_parameters(model, jax.random.key(0), batch)
     result = evaluate(
         model,
         checkpoint.averaged,
-        declarations,
         dataset,
         settings,
         metrics_files={stage: workdir / stage / "metrics.jsonl" for stage in ("video", "action")},

@@ -19,7 +19,7 @@ from wallwm_jax.evaluate.rollouts import Rollout
 from wallwm_jax.evaluate.settings import EvaluationSettings, describe
 from wallwm_jax.evaluate.video_quality import video_quality
 from wallwm_jax.infer.event_mode import EventMode
-from wallwm_jax.optim.builder import assignment_table
+from wallwm_jax.train.assignment import read_assignment
 from wallwm_jax.train.metrics import read_metrics
 
 CLUSTER_TITLES = {"vision_language_cluster": "by what is seen and said", "action_cluster": "by how the arm moves"}
@@ -28,7 +28,6 @@ CLUSTER_TITLES = {"vision_language_cluster": "by what is seen and said", "action
 def evaluate(
     model: Any,
     parameters: Any,
-    declarations: Any,
     curated: CuratedDataset,
     settings: EvaluationSettings,
     *,
@@ -41,13 +40,13 @@ def evaluate(
 
     Args:
         parameters: those to act with (the averaged ones, if training averaged).
-        declarations: for the parameter table.
-        metrics_files: JSON lines of each stage, by its title; "video" gives the headline losses.
+        metrics_files: JSON lines of each stage, by its title; "video" gives the headline losses. Beside each lies the
+            stage's assignment of parameters to optimizers.
         closed_loop: runs event mode in a simulator.
         rollouts: takes event mode, and whatever else there is, through a recorded episode.
 
     Raises:
-        InputError: no held-out events, or a missing metrics file.
+        InputError: no held-out events, or a missing file of a stage.
     """
     started = time.monotonic()
     curves = [read_curve(title, path) for title, path in metrics_files.items()]
@@ -76,7 +75,7 @@ def evaluate(
         closed_loop=closed_loop(mode) if closed_loop else None,
         curves=curves,
         clusters=_clusters(curated, settings),
-        parameters=[ParameterRow(**row) for row in assignment_table(parameters, declarations)],
+        parameters=[ParameterRow(**row) for path in metrics_files.values() for row in read_assignment(path.parent)],
         counts=_counts(result, events, len(training), settings, mode),
         rollouts=rollouts(mode) if rollouts else (),
         seconds=time.monotonic() - started,

@@ -1,6 +1,6 @@
 """The one self-contained HTML page of an evaluation."""
 
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
 from wallwm_jax.evaluate import closed_loop_section, figures, film_section, language_section, page, rollout_section
@@ -231,11 +231,13 @@ def _parameters(evaluation: Evaluation) -> str:
     rows = evaluation.parameters
     if not rows:
         return ""
-    total = sum(_size(row.shape) for row in rows)
-    muon = sum(_size(row.shape) for row in rows if row.optimizer == "muon")
+    total, shares = sum(row.numbers for row in rows), Counter()
+    for row in rows:
+        shares[row.optimizer] += row.numbers / max(total, 1)
+    updated = ", ".join(f"{share:.0%} updated by {page.escape(name)}" for name, share in shares.most_common())
     explanation = (
-        f"{total / 1e6:.2f} M parameters, {muon / max(total, 1):.0%} of them in matrices that Muon updates. One string "
-        "declares each parameter's axes; shape, initialisation, optimizer and decay follow from it."
+        f"{total / 1e6:.2f} M parameters, {updated}. One string declares each parameter's axes; shape, initialisation, "
+        "optimizer and decay follow from it."
     )
     cells = [
         [
@@ -249,13 +251,6 @@ def _parameters(evaluation: Evaluation) -> str:
     ]
     body = page.table(["parameter", "shape", "axes", "optimizer", "decay"], cells)
     return page.section("Parameters", explanation, f"<details><summary>{len(rows)} arrays</summary>{body}</details>")
-
-
-def _size(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _counts(evaluation: Evaluation) -> str:

@@ -112,6 +112,7 @@ class ParameterRow:
 
     name: str
     shape: Sequence[int]
+    numbers: int
     axes: str
     optimizer: str
     decay: bool

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,13 +74,13 @@ def build_optimizer(
 
 
 def assignment_table(parameters: Any, declarations: Any, optimizer: str = "muon") -> list[dict[str, Any]]:
-    """One row a parameter: name, shape, axes, optimizer, decay. Shapes may be abstract."""
+    """One row a parameter: name, shape, its count of numbers, axes, optimizer, decay. Shapes may be abstract."""
     rules, rows = named_leaves(declarations), []
     for name, leaf in named_leaves(parameters).items():
         if name not in rules:
             raise InputError(f"parameter {name}", "no declaration", "one string in the module that makes it")
         rule = rules[name]
-        row = {"name": name, "shape": tuple(leaf.shape), "axes": rule.text}
+        row = {"name": name, "shape": tuple(leaf.shape), "numbers": math.prod(leaf.shape), "axes": rule.text}
         rows.append({**row, "optimizer": _label(rule, optimizer).removesuffix("_without_decay"), "decay": rule.decay})
     return rows
 

@@ -19,6 +19,7 @@ from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.rng import stream
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
+from wallwm_jax.train.assignment import announce_assignment
 from wallwm_jax.train.checkpoint import KEEP, CheckpointStore, check_all_committed, check_space
 from wallwm_jax.train.goodput import Goodput
 from wallwm_jax.train.lock import DirectoryLock
@@ -45,6 +46,7 @@ def fit(
         RunError: a save failed, or `stop_after_skipped` steps in a row were not finite.
     """
     with DirectoryLock(run.directory), jax.set_mesh(run.mesh):
+        announce_assignment(run, initial_parameters, reporter)
         trainer = _Trainer(run, initial_parameters, data, reporter, stop or StopSignals())
         try:
             return trainer.train()
