@@ -114,14 +114,16 @@ def moved_pictures(
     """Every picture moved by `shifts` (down, right; in units of half its side), to the nearest pixel; its edges repeat
     where nothing comes in."""
     height, width = pictures.shape[3:5]
+    around = [(0, 0)] * 3 + [(height, height), (width, width), (0, 0)]
 
-    def move(picture: Array, shift: Array) -> Array:
+    def move(padded: Array, shift: Array) -> Array:
+        # A window of the padded picture: gathering pixels one by one, the compiler would write out all their indices.
         rows, columns = (
-            jnp.clip(jnp.arange(side) - jnp.round(part * side / 2.0).astype(jnp.int32), 0, side - 1)
+            jnp.clip(side - jnp.round(part * side / 2.0).astype(jnp.int32), 0, 2 * side)
             for part, side in zip(shift, (height, width), strict=True)
         )
-        return picture[rows[:, None], columns]
+        return jax.lax.dynamic_slice(padded, (rows, columns, 0), (height, width, padded.shape[-1]))
 
     of_arms = jax.vmap(move, (None, 0))
     of_slot = jax.vmap(jax.vmap(of_arms), (None, 0))
-    return jax.vmap(jax.vmap(of_slot))(pictures, shifts)
+    return jax.vmap(jax.vmap(of_slot))(jnp.pad(pictures, around, mode="edge"), shifts)
