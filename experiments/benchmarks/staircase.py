@@ -31,13 +31,14 @@ from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.planning import PlanSettings, PlanWriter, episode_plans
 from wallwm_jax.evaluate.language import trace_accuracy
 from wallwm_jax.models.initialise import init_reasoner
-from wallwm_jax.nn.parameters import materialise
+from wallwm_jax.nn.drawing import materialise
 from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops
 from wallwm_jax.nn.vision_language import VisionLanguage
 from wallwm_jax.train.architecture import reasoner_of
 from wallwm_jax.train.checkpoint import read_checkpoint
-from wallwm_jax.train.fit import Run, fit
+from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import PlainReporter
+from wallwm_jax.train.run import Run, Start
 from wallwm_jax.train.settings import stage_settings
 from wallwm_jax.train.sides import plan_data
 from wallwm_jax.train.stages import stage_of
@@ -122,7 +123,7 @@ def trained_accuracy(run: pathlib.Path, schedule: str, seed: int, steps: int) ->
     directory = run / "staircase_benchmark" / f"{schedule}-{seed}-{steps}"
     records = checkpoint.records._replace(config={**checkpoint.records.config, "schedule": schedule})
     whole = Run(stage, model, declarations, settings, make_mesh(config.mesh), seed, records, directory)
-    trained = averaged_parameters(fit(whole, parameters, data, PlainReporter()), stage)
+    trained = averaged_parameters(fit(whole, Start.given(parameters), data, PlainReporter()), stage)
     writer = PlanWriter(curated, PlanSettings.from_config(config.planning), model.text_length)
     return trace_accuracy(model, trained, episode_plans(curated, "heldout"), writer, schedule)
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.train.test_fit import Silent
-from tests.train.toy import SETTINGS, TOY, toy_data, toy_parameters, toy_run
+from tests.train.toy import SETTINGS, TOY, toy_data, toy_run, toy_start
 from wallwm_jax.cli import replaying
 from wallwm_jax.cli.main import main
 from wallwm_jax.core.errors import RunError
@@ -99,7 +99,7 @@ def test_replay_says_what_was_not_finite(tmp_path, capsys, monkeypatch):
     a path that is none."""
     run = toy_run(tmp_path, Fault.parse("nan@step=3,count=2"), stop_after_skipped=2)
     with pytest.raises(RunError) as told:
-        fit(run, toy_parameters(), toy_data(), Silent())
+        fit(run, toy_start(), toy_data(), Silent())
     side = type("Side", (), {"rebuild": lambda config, record: None, "batch": EventBatch})
     monkeypatch.setattr(replaying, "stage_of", lambda name: TOY)
     monkeypatch.setattr(replaying, "stage_settings", lambda stage, config: stage_settings(TOY, SETTINGS))

@@ -8,8 +8,9 @@ from flax import linen as nn
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
+from wallwm_jax.nn.drawing import materialise
 from wallwm_jax.nn.layers import Linear
-from wallwm_jax.nn.parameters import declarations, materialise, normal, parameter
+from wallwm_jax.nn.parameters import declarations, normal, parameter
 
 SIZES = {"embed": 48, "heads": 2, "head_dim": 24, "mlp": 64, "vocabulary": 10}
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from wallwm_jax.nn.parameters import materialise
+from wallwm_jax.nn.drawing import materialise
 from wallwm_jax.nn.text_encoder import TextEncoder, relative_buckets
 
 SIZES = {"text_embed": 16, "heads": 2, "head_dim": 8, "mlp": 32, "vocabulary": 259, "relative": 32}

@@ -17,7 +17,7 @@ import grain  # noqa: F401 (imported before the fork)
 import jax
 
 from tests.train.synthetic import random_batch
-from tests.train.toy import TOY, toy_data, toy_loss, toy_parameters, toy_run
+from tests.train.toy import TOY, toy_data, toy_loss, toy_run, toy_start
 from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.data.pipeline import batches_of
@@ -90,7 +90,7 @@ def train(request) -> None:
     settings = {name: request[name] for name in ("steps", "checkpoint_every") if name in request}
     run = toy_run(pathlib.Path(request["directory"]), fault, stage, **settings)
     with StopSignals() as stop:
-        state = fit(run, toy_parameters(), data, PlainReporter(), stop)
+        state = fit(run, toy_start(), data, PlainReporter(), stop)
     print(f"step {int(state.step)} digest {digest(state)}", flush=True)
 
 

@@ -1,5 +1,6 @@
 """Run as a script, once for each process of one run of the toy: number, count, port, folder, and the process that is
-asked to stop (-1 for none). Prints the step that the process has left after, and a digest of the learned bias."""
+asked to stop (-1 for none). First it draws a parameter into shards over all processes. Prints the step that the process
+has left after, and a digest of the learned bias."""
 
 import dataclasses
 import os
@@ -9,17 +10,36 @@ import sys
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.train.synthetic import random_batch
-from tests.train.toy import toy_parameters, toy_run
+from tests.train.toy import toy_run, toy_start
+from wallwm_jax.core.axes import declare
 from wallwm_jax.core.mesh import make_mesh
 from wallwm_jax.core.processes import ProcessGroup, join
+from wallwm_jax.nn.drawing import materialise
+from wallwm_jax.nn.parameters import DeclaredParameter, Initializer
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import PlainReporter
 from wallwm_jax.train.run import StageData
 from wallwm_jax.train.stop import StopSignals
 
 ROWS = 4
+
+
+def check_own_shards() -> None:
+    """A parameter of four blocks that is cut over the devices of all processes: under the run's mesh, as in a run, each
+    process draws its own rows, and these are the whole's."""
+    box = DeclaredParameter(
+        jax.ShapeDtypeStruct((512, 512), np.float32), declare("embed -> mlp"), Initializer(0.0, 1.0)
+    )
+    whole, mesh = materialise({"weight": box}, jax.random.key(0))["weight"], make_mesh("host")
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
+        cut = materialise({"weight": box}, jax.random.key(0), {"weight": sharding})["weight"]
+    for shard in cut.addressable_shards:
+        assert shard.data.size == whole.size // mesh.size
+        np.testing.assert_array_equal(shard.data, np.asarray(whole)[shard.index])
 
 
 def main(number: int, count: int, port: str, directory: str, stopped: int) -> None:
@@ -36,9 +56,10 @@ def main(number: int, count: int, port: str, directory: str, stopped: int) -> No
                 os.kill(os.getpid(), signal.SIGTERM)
             yield share(100 + step)
 
+    check_own_shards()
     run = dataclasses.replace(toy_run(pathlib.Path(directory)), mesh=make_mesh("host"))
     with StopSignals() as stop:
-        state = fit(run, toy_parameters(), StageData(batches, (share(99),)), PlainReporter(), stop)
+        state = fit(run, toy_start(), StageData(batches, (share(99),)), PlainReporter(), stop)
     bias = np.asarray(state.parameters["linear"]["bias"].addressable_data(0))
     print(f"left after step {int(state.step)} with {bias.tobytes().hex()}")
 

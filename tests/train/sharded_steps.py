@@ -1,7 +1,8 @@
 """Run as a script on 8 simulated devices: two steps of a stage on meshes of one and of eight devices, compared.
 
-Prints one JSON object: the losses on both meshes, the largest difference of a parameter, and the number of parameters
-that really lie in pieces on the eight.
+On each mesh the parameters are drawn into its shards. Prints one JSON object: whether both have the same bits, the
+share of all bytes that a device of the eight holds, the losses on both meshes, the largest difference of a parameter,
+and the number of parameters that really lie in pieces on the eight.
 """
 
 import json
@@ -13,7 +14,7 @@ import numpy as np
 
 from tests.train.synthetic import random_batch
 from wallwm_jax.core.mesh import batch_sharding, make_mesh
-from wallwm_jax.core.trees import named_leaves
+from wallwm_jax.core.trees import digest, named_leaves
 from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
@@ -44,11 +45,13 @@ def two_steps(mesh_name: str, stage_name: str, model: WorldAction, parameters, d
 
 def main(stage_name: str) -> None:
     model = WorldAction(variant("micro"), views=2)
-    parameters, declarations = init_parameters(model, jax.random.key(0), random_batch(0))
-    parameters = jax.tree.map(np.asarray, parameters)
-    (losses, one), (sharded_losses, eight) = (
-        two_steps(name, stage_name, model, parameters, declarations) for name in ("laptop", "eight_devices")
-    )
+    drawn, results = [], []
+    for name in ("laptop", "eight_devices"):
+        parameters, declarations = init_parameters(model, jax.random.key(0), random_batch(0), make_mesh(name))
+        drawn.append(parameters)
+        results.append(two_steps(name, stage_name, model, parameters, declarations))
+    (losses, one), (sharded_losses, eight) = results
+    shards = [leaf.addressable_shards[-1].data.nbytes for leaf in jax.tree.leaves(drawn[1])]
     other = named_leaves(eight.parameters)
     gaps = {
         name: float(np.abs(np.asarray(leaf) - other[name]).max()) for name, leaf in named_leaves(one.parameters).items()
@@ -59,6 +62,8 @@ def main(stage_name: str) -> None:
     ]
     worst = max(gaps, key=gaps.get)
     print(json.dumps({
+        "same_bits": len(set(map(digest, drawn))) == 1,
+        "share": sum(shards) / sum(leaf.nbytes for leaf in jax.tree.leaves(drawn[1])),
         "losses": losses, "sharded_losses": sharded_losses, "gap": gaps[worst], "worst": worst,
         "pieces": len(pieces), "moments": len(moments),
     }))  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 
 from tests.train.synthetic import random_batch
 from tests.train.test_fit import Silent
-from tests.train.toy import toy_data, toy_parameters, toy_run
+from tests.train.toy import toy_data, toy_parameters, toy_run, toy_start
 from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.train.checkpoint import committed_steps, read_arrays, read_checkpoint
@@ -155,7 +155,7 @@ def test_a_failed_save_is_told_at_the_next_step(tmp_path, monkeypatch):
     monkeypatch.setattr(Fault, "strike", strike_and_tell)
     run = toy_run(tmp_path, Fault.parse("write_error"), steps=120, checkpoint_every=60)
     with pytest.raises(RunError, match=rf"{tmp_path}/checkpoints/60\.partial could not be saved"):
-        fit(run, toy_parameters(), StageData(batches, toy_data().heldout), Noting())
+        fit(run, toy_start(), StageData(batches, toy_data().heldout), Noting())
     assert reached[-1] < 90
 
 
@@ -195,7 +195,7 @@ def test_gradients_that_are_not_finite_are_skipped(tmp_path, kind):
 
     for last in (4, 7, 12):
         stop = StopSignals()
-        states[last] = fit(toy_run(tmp_path, fault), toy_parameters(), toy_data(), Stopping(last), stop)
+        states[last] = fit(toy_run(tmp_path, fault), toy_start(), toy_data(), Stopping(last), stop)
     for part in ("parameters", "average", "optimizer_state"):
         before, held, after = (digest(getattr(states[last], part)) for last in (4, 7, 12))
         assert before == held != after
@@ -206,7 +206,7 @@ def test_gradients_that_are_not_finite_are_skipped(tmp_path, kind):
 
 def test_gradients_of_1e20_are_steps_like_others(tmp_path):
     """Their squares overflow, but they are numbers: nothing is skipped, everything moves, and stays finite."""
-    state = fit(toy_run(tmp_path, Fault.parse("huge@step=2,count=3"), steps=4), toy_parameters(), toy_data(), Silent())
+    state = fit(toy_run(tmp_path, Fault.parse("huge@step=2,count=3"), steps=4), toy_start(), toy_data(), Silent())
     assert int(state.skipped) == 0
     moved = jax.tree.map(lambda one, other: np.abs(one - other).max(), state.parameters, toy_parameters())
     assert float(moved.pop("frozen")["scale"]) == 0
@@ -217,10 +217,10 @@ def test_too_many_of_them_end_the_run(tmp_path):
     """At exactly the `stop_after_skipped`-th in a row, naming the step and where it is kept; one fewer does not."""
     run = toy_run(tmp_path, Fault.parse("nan@step=4,count=6"), stop_after_skipped=6)
     with pytest.raises(RunError, match=rf"6 steps in a row were not finite, the last of them step 9 .*{tmp_path}.*/8`"):
-        fit(run, toy_parameters(), toy_data(), Silent())
+        fit(run, toy_start(), toy_data(), Silent())
     assert committed_steps(tmp_path / "not_finite") == [8]
     other = toy_run(tmp_path / "fewer", Fault.parse("nan@step=4,count=5"), stop_after_skipped=6)
-    assert int(fit(other, toy_parameters(), toy_data(), Silent()).skipped) == 5
+    assert int(fit(other, toy_start(), toy_data(), Silent()).skipped) == 5
 
 
 def test_faults_are_read_and_refused():

@@ -12,7 +12,7 @@ from wallwm_jax.core.trees import digest
 from wallwm_jax.train.checkpoint import read_checkpoint
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.metrics import WALL_CLOCK, read_metrics
-from wallwm_jax.train.run import StageData
+from wallwm_jax.train.run import StageData, Start
 from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import averaged_parameters
 
@@ -51,7 +51,7 @@ class Silent:
 def uninterrupted(tmp_path_factory, make_run, initial):
     """(directory, final state) of a run without incident."""
     directory = tmp_path_factory.mktemp("whole")
-    return directory, fit(make_run("video", directory), initial[0], DATA, Silent())
+    return directory, fit(make_run("video", directory), Start.given(initial[0]), DATA, Silent())
 
 
 def _without_clock(directory):
@@ -65,9 +65,9 @@ def test_interrupted_equals_uninterrupted(tmp_path, make_run, initial, uninterru
     first, second = sorted(np.random.default_rng(4).choice(np.arange(1, STEPS), 2, replace=False))
     for last in (int(first), int(second)):
         with pytest.raises(Interruption):
-            fit(make_run("video", tmp_path), initial[0], DATA, Silent(last))
+            fit(make_run("video", tmp_path), Start.given(initial[0]), DATA, Silent(last))
     reporter = Silent()
-    state = fit(make_run("video", tmp_path), initial[0], DATA, reporter)
+    state = fit(make_run("video", tmp_path), Start.given(initial[0]), DATA, reporter)
     assert reporter.started == max(3 * ((int(second) - 1) // 3), 0)
     assert digest(state) == digest(uninterrupted[1])
     assert _without_clock(tmp_path) == _without_clock(uninterrupted[0])
@@ -82,7 +82,7 @@ def test_lines_and_finished_runs(make_run, initial, uninterrupted):
     assert [line["step"] for line in lines if "heldout_loss" in line] == [4, 8, 11]
     assert [line["step"] for line in lines if "heldout_loss_average" in line] == [11]
     assert lines[-1]["events"] == 3 * STEPS == int(state.events)
-    again = fit(make_run("video", directory), initial[0], DATA, Silent(0))
+    again = fit(make_run("video", directory), Start.given(initial[0]), DATA, Silent(0))
     assert digest(again) == digest(state)
     assert _without_clock(directory) == lines
 
@@ -105,12 +105,13 @@ def test_another_architecture_is_refused(make_run, initial, uninterrupted):
     run = make_run("video", directory)
     other = dict(run.records.model, views=3)
     with pytest.raises(InputError, match=r"model\.views: found 2, expected 3"):
-        fit(dataclasses.replace(run, records=run.records._replace(model=other)), initial[0], DATA, Silent())
+        changed = dataclasses.replace(run, records=run.records._replace(model=other))
+        fit(changed, Start.given(initial[0]), DATA, Silent())
     wider = jax.tree.map(lambda leaf: leaf, initial[0])
     wider["duration"] = {name: leaf for name, leaf in wider["duration"].items() if name != min(wider["duration"])}
     declarations = dict(initial[1], duration={name: initial[1]["duration"][name] for name in wider["duration"]})
     with pytest.raises(InputError, match=r"parameters/duration/.*expected no such array"):
-        fit(dataclasses.replace(run, declarations=declarations), wider, DATA, Silent())
+        fit(dataclasses.replace(run, declarations=declarations), Start.given(wider), DATA, Silent())
 
 
 def test_an_error_in_the_data_surfaces(tmp_path, make_run, initial):
@@ -121,4 +122,4 @@ def test_an_error_in_the_data_surfaces(tmp_path, make_run, initial):
         raise InputError("frames", "a hole", "frames")
 
     with pytest.raises(InputError, match="a hole"):
-        fit(make_run("video", tmp_path), initial[0], StageData(failing, ()), Silent())
+        fit(make_run("video", tmp_path), Start.given(initial[0]), StageData(failing, ()), Silent())

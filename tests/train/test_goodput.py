@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.train.test_fit import Silent
-from tests.train.toy import toy_data, toy_parameters, toy_run
+from tests.train.toy import toy_data, toy_run, toy_start
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.goodput import FILE, KINDS, Goodput, goodput
@@ -54,8 +54,8 @@ def test_a_run_keeps_the_record(tmp_path):
                 stop.received = "SIGTERM"
 
     stop = StopSignals()
-    fit(toy_run(tmp_path), toy_parameters(), toy_data(), Stopping(), stop)
-    fit(toy_run(tmp_path), toy_parameters(), toy_data(), Silent())
+    fit(toy_run(tmp_path), toy_start(), toy_data(), Stopping(), stop)
+    fit(toy_run(tmp_path), toy_start(), toy_data(), Silent())
     lines = [json.loads(text) for text in (tmp_path / FILE).read_text().splitlines()]
     assert [(lines[0][name], lines[-1][name]) for name in ("attempt", "step")] == [(1, 2), (0, 12)]
     found = goodput(tmp_path)
@@ -64,8 +64,8 @@ def test_a_run_keeps_the_record(tmp_path):
 
 def test_steps_can_be_profiled(tmp_path):
     """The trace of the steps that are named, and of a run that names none there is none."""
-    fit(toy_run(tmp_path / "plain", steps=2), toy_parameters(), toy_data(), Silent())
-    fit(toy_run(tmp_path / "traced", steps=4, profile=(2, 3)), toy_parameters(), toy_data(), Silent())
+    fit(toy_run(tmp_path / "plain", steps=2), toy_start(), toy_data(), Silent())
+    fit(toy_run(tmp_path / "traced", steps=4, profile=(2, 3)), toy_start(), toy_data(), Silent())
     assert not (tmp_path / "plain" / "profile").exists()
     assert list((tmp_path / "traced" / "profile").rglob("*.xplane.pb"))
     for profile in ((3, 2), (0, 1), (1,)):

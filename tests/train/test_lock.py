@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.train.test_fit import Silent
-from tests.train.toy import toy_data, toy_parameters, toy_run
+from tests.train.toy import toy_data, toy_run, toy_start
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.lock import DirectoryLock
@@ -20,7 +20,7 @@ def test_the_second_run_is_refused_before_it_touches_anything(tmp_path):
     with DirectoryLock(tmp_path):
         holder = rf"found process {os.getpid()} on host {socket.gethostname()} writing there"
         with pytest.raises(InputError, match=holder):
-            fit(toy_run(tmp_path), toy_parameters(), toy_data(), Silent())
+            fit(toy_run(tmp_path), toy_start(), toy_data(), Silent())
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     with DirectoryLock(tmp_path / "other"), DirectoryLock(tmp_path):
         pass

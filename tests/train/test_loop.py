@@ -35,8 +35,8 @@ def test_stage_2_starts_from_the_averages_of_a_finished_stage_1(tmp_path):
     """The frozen video tower is stage 1's average, the rest stage 1's own; stage 1 itself starts fresh."""
     _save(tmp_path, 6)
     fresh = {"video": {"weight": jnp.zeros((2, 3))}}
-    assert starting_parameters(stage_of("video"), tmp_path, RECORDS, fresh) is fresh
-    found = starting_parameters(stage_of("action"), tmp_path, RECORDS, fresh)
+    assert starting_parameters(stage_of("video"), tmp_path, RECORDS, lambda: fresh) is fresh
+    found = starting_parameters(stage_of("action"), tmp_path, RECORDS, lambda: fresh)
     np.testing.assert_array_equal(found["video"]["weight"], np.full((2, 3), -2.0))
     np.testing.assert_array_equal(found["action"]["weight"], np.full(4, 3.0))
 
@@ -46,25 +46,25 @@ def test_a_part_may_start_as_a_copy_of_another(tmp_path):
     reader = {"waypoint_head": {"keyframe_reader": {"weight": jnp.ones(2)}, "other": jnp.zeros(1)}}
     action = {"keyframe_reader": {"weight": jnp.zeros(2)}, "head": jnp.zeros(3)}
     stage = dataclasses.replace(stage_of("action"), starts_from=None)
-    found = starting_parameters(stage, tmp_path, RECORDS, {"video": reader, "action": action})
+    found = starting_parameters(stage, tmp_path, RECORDS, lambda: {"video": reader, "action": action})
     np.testing.assert_array_equal(found["action"]["keyframe_reader"]["weight"], np.ones(2))
     assert found["action"]["head"] is action["head"] and found["video"] is reader
     bare = {"video": {"weight": jnp.zeros(2)}, "action": {"weight": jnp.zeros(2)}}
-    assert starting_parameters(stage, tmp_path, RECORDS, bare) is bare
+    assert starting_parameters(stage, tmp_path, RECORDS, lambda: bare) is bare
 
 
 def test_stage_2_refuses_what_is_missing_unfinished_or_other(tmp_path):
     """Each says which checkpoint it looked at and what is wrong with it."""
     with pytest.raises(InputError, match=r"video/checkpoints.*no such directory"):
-        starting_parameters(stage_of("action"), tmp_path, RECORDS, {})
+        starting_parameters(stage_of("action"), tmp_path, RECORDS, dict)
     _save(tmp_path, 4)
     with pytest.raises(InputError, match=r"step 4 of 6, expected a finished stage"):
-        starting_parameters(stage_of("action"), tmp_path, RECORDS, {})
+        starting_parameters(stage_of("action"), tmp_path, RECORDS, dict)
     with pytest.raises(InputError, match=r"model\.views: found 2, expected 3"):
-        starting_parameters(stage_of("action"), tmp_path, RECORDS._replace(model={"views": 3}), {})
+        starting_parameters(stage_of("action"), tmp_path, RECORDS._replace(model={"views": 3}), dict)
     _save(tmp_path, 6)
     for name in ("statistics", "embodiment"):
         other = RECORDS._replace(**{name: {"low": [0.4]}})
         with pytest.raises(InputError, match=rf"video/checkpoints: {name}\.low.*--accept-change {name}"):
-            starting_parameters(stage_of("action"), tmp_path, other, {})
-        assert starting_parameters(stage_of("action"), tmp_path, other, {}, [name])
+            starting_parameters(stage_of("action"), tmp_path, other, dict)
+        assert starting_parameters(stage_of("action"), tmp_path, other, dict, [name])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.train.synthetic import random_batch
 from tests.train.test_fit import Silent
-from tests.train.toy import TOY, toy_data, toy_parameters, toy_run
+from tests.train.toy import TOY, toy_data, toy_parameters, toy_run, toy_start
 from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.core.types import EventBatch
@@ -64,7 +64,7 @@ def _kept(tmp_path, fault=None, data=None, **settings):
     """(the kept step, the run) of a toy run that ends because of steps that are not finite."""
     run = toy_run(tmp_path, fault, stop_after_skipped=2, **settings)
     with pytest.raises(RunError) as told:
-        fit(run, toy_parameters(), data or toy_data(), Silent())
+        fit(run, toy_start(), data or toy_data(), Silent())
     return read_failed_step(str(told.value).split("`")[1].split()[-1]), run
 
 
@@ -105,13 +105,13 @@ def test_a_loss_alone_that_is_not_finite_is_skipped_too(tmp_path):
         return value + jnp.inf, metrics
 
     run = toy_run(tmp_path, stage=dataclasses.replace(TOY, objective=loss), steps=4)
-    state = fit(run, toy_parameters(), toy_data(), Silent())
+    state = fit(run, toy_start(), toy_data(), Silent())
     assert int(state.skipped) == 4 and digest(state.parameters) == digest(toy_parameters())
 
 
 def test_what_is_no_kept_step_is_refused(tmp_path):
     """A folder without a number, one that is not there, and a checkpoint each say so."""
-    fit(toy_run(tmp_path, steps=2), toy_parameters(), toy_data(), Silent())
+    fit(toy_run(tmp_path, steps=2), toy_start(), toy_data(), Silent())
     for path, match in [("checkpoints", "number"), ("none/3", "no such directory"), ("checkpoints/2", "a checkpoint")]:
         with pytest.raises(InputError, match=match):
             read_failed_step(tmp_path / path)

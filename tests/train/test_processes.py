@@ -36,8 +36,8 @@ def _losses(directory):
 
 def test_one_two_and_four_processes_learn_the_same(tmp_path):
     """On the same global batches, losses and gradient norms of all reported steps agree within 1e-5 (fp32 sums in
-    another order). Two processes of which one gets a signal stop together after one step, and four go on from there to
-    what the others have learned."""
+    another order); each draws the rows of a fresh parameter that are its own. Two processes of which one gets a signal
+    stop together after one step, and four go on from there to what the others have learned."""
     expected = [_train(tmp_path / str(count), count) for count in (1, 2)]
     assert all("left after step 12 " in line for lines in expected for line in lines)
     first, second = _train(tmp_path / "run", 2, stopped=1)

@@ -14,8 +14,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_one_device_equals_eight():
-    """Two fp32 steps of stage 1 on data 2 x fsdp 2 x tensor 2 give the losses and parameters of one device within
-    1e-5, although parameters and moments lie in pieces."""
+    """Parameters drawn into the shards of data 2 x fsdp 2 x tensor 2 have the bits of those drawn for one device, and
+    a device has three quarters of them at most: this smallest of models has much that no axis cuts. Two fp32 steps of
+    stage 1 give the losses and parameters of one device within 1e-5."""
     environment = os.environ | {"XLA_FLAGS": FLAGS, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "tests/train/sharded_steps.py"), "video"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -24,4 +25,5 @@ def test_one_device_equals_eight():
     np.testing.assert_allclose(found["sharded_losses"], found["losses"], atol=1e-5, rtol=1e-5)
     assert found["losses"][0] != found["losses"][1]
     assert found["gap"] < 1e-5, found["worst"]
+    assert found["same_bits"] and found["share"] < 0.75
     assert found["pieces"] > 20 and found["moments"] > 20

@@ -11,7 +11,7 @@ from tests.train.synthetic import random_batch
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.mesh import make_mesh
 from wallwm_jax.train.checkpoint import Records
-from wallwm_jax.train.run import Run, StageData
+from wallwm_jax.train.run import Run, StageData, Start
 from wallwm_jax.train.settings import stage_settings
 from wallwm_jax.train.stages import Stage
 
@@ -48,6 +48,10 @@ TOY = Stage("toy", 9, frozenset({"linear"}), toy_loss, ToySettings, "event", "no
 def toy_parameters() -> dict[str, Any]:
     weight = 0.1 * jax.random.normal(jax.random.key(0), (26, 26))
     return {"linear": {"weight": weight, "bias": jnp.zeros(26)}, "frozen": {"scale": jnp.ones(26)}}
+
+
+def toy_start() -> Start:
+    return Start.given(toy_parameters())
 
 
 def toy_run(directory: pathlib.Path, fault=None, stage: Stage = TOY, **settings) -> Run:

@@ -4,11 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
 
+from wallwm_jax.core.mesh import parameter_shardings
 from wallwm_jax.core.types import EventBatch, PlanBatch, TrainingBatch
 from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.models.world_action import WorldAction
-from wallwm_jax.nn.parameters import declarations, materialise, unbox
+from wallwm_jax.nn.drawing import materialise
+from wallwm_jax.nn.parameters import declarations, unbox
 
 
 def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
@@ -21,11 +25,13 @@ def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tu
     return batch, noisy_video, noisy_action, *times, noisy_video
 
 
-def init_parameters(model: WorldAction, key: jax.Array, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+def init_parameters(
+    model: WorldAction, key: PRNGKeyArray, batch: EventBatch, mesh: Mesh | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(parameters as plain nested dicts, their declarations). Only the batch's shapes matter: parameters depend on
-    `key` alone. Raises InputError for a parameter without a declaration."""
-    boxed = _boxed(model, batch)
-    return materialise(boxed, key), declarations(boxed)
+    `key` alone. They lie in the shards that their declarations ask for on `mesh`, or whole on the default device.
+    Raises InputError for a parameter without a declaration."""
+    return _materialised(_boxed(model, batch), key, mesh)
 
 
 def abstract_parameters(model: WorldAction, batch: EventBatch) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -34,16 +40,23 @@ def abstract_parameters(model: WorldAction, batch: EventBatch) -> tuple[dict[str
     return unbox(boxed), declarations(boxed)
 
 
-def init_reasoner(model: Reasoner, key: jax.Array, batch: PlanBatch) -> tuple[dict[str, Any], dict[str, Any]]:
+def init_reasoner(
+    model: Reasoner, key: PRNGKeyArray, batch: PlanBatch, mesh: Mesh | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same for the vision-language side."""
-    boxed = _boxed_reasoner(model, batch)
-    return materialise(boxed, key), declarations(boxed)
+    return _materialised(_boxed_reasoner(model, batch), key, mesh)
 
 
 def abstract_reasoner(model: Reasoner, batch: PlanBatch) -> tuple[dict[str, Any], dict[str, Any]]:
     """`abstract_parameters` of the vision-language side."""
     boxed = _boxed_reasoner(model, batch)
     return unbox(boxed), declarations(boxed)
+
+
+def _materialised(boxed: Any, key: PRNGKeyArray, mesh: Mesh | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    declared = declarations(boxed)
+    shardings = None if mesh is None else parameter_shardings(unbox(boxed), declared, mesh)
+    return materialise(boxed, key, shardings), declared
 
 
 def _boxed(model: WorldAction, batch: EventBatch) -> Any:

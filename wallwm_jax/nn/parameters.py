@@ -1,20 +1,17 @@
 """Parameters that carry their declaration: the string that gives shape, fan-in, logical axes and optimizer."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import struct
 from flax.core import meta
 
 from wallwm_jax.core.axes import Declaration, declare
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.rng import substream
 from wallwm_jax.core.trees import path_name
 
 
@@ -93,7 +90,8 @@ def parameter(
     return module.param(name, lambda key: DeclaredParameter(init(key, shape).astype(dtype), parsed, init))
 
 
-def _is_boxed(leaf: Any) -> bool:
+def is_boxed(leaf: Any) -> bool:
+    """Whether a leaf of a tree from `init` is a box."""
     return isinstance(leaf, meta.AxisMetadata)
 
 
@@ -105,37 +103,9 @@ def declarations(boxed: Any) -> Any:
             raise InputError(f"parameter {path_name(path)}", f"shape {leaf.shape} and no declaration", "a declaration")
         return leaf.declaration
 
-    return jax.tree_util.tree_map_with_path(of, boxed, is_leaf=_is_boxed)
+    return jax.tree_util.tree_map_with_path(of, boxed, is_leaf=is_boxed)
 
 
 def unbox(boxed: Any) -> Any:
     """The same tree as plain nested dicts of arrays."""
     return meta.unbox(boxed)
-
-
-_BLOCK = 1 << 16
-"""Numbers a call of the one compiled generator."""
-
-
-@jax.jit
-def _standard_normal(key: jax.Array) -> jax.Array:
-    return jax.random.normal(key, (_BLOCK,))
-
-
-def materialise(abstract: Any, key: jax.Array) -> Any:
-    """Plain arrays for a boxed tree of shapes (`jax.eval_shape` of `init`).
-
-    A parameter's numbers depend on `key` and its path alone: adding one changes no other. Drawing inside a compiled
-    `init` would compile a generator a parameter, which takes minutes on a slow CPU.
-    """
-
-    def draw(path: tuple[Any, ...], box: DeclaredParameter) -> jax.Array:
-        shape, init = box.value.shape, box.initializer
-        if not init.standard_deviation:
-            return jnp.asarray(np.full(shape, init.mean, box.value.dtype))
-        size, own = math.prod(shape), substream(key, path_name(path))
-        blocks = [np.asarray(_standard_normal(jax.random.fold_in(own, i))) for i in range(-(-size // _BLOCK))]
-        numbers = init.mean + init.standard_deviation * np.concatenate(blocks)[:size]
-        return jnp.asarray(numbers.reshape(shape).astype(box.value.dtype))
-
-    return jax.tree_util.tree_map_with_path(draw, abstract, is_leaf=_is_boxed)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import BATCH_AXES, check_batch
 from wallwm_jax.core.types import TrainingBatch
-from wallwm_jax.models.initialise import abstract_parameters, abstract_reasoner
 from wallwm_jax.plan.batches import abstract_batch
 from wallwm_jax.plan.stand_in import with_codec
 from wallwm_jax.train.checkpoint import Records
@@ -23,11 +22,6 @@ from wallwm_jax.train.settings import stage_settings
 from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState
-
-_SHAPES: dict[str, Callable[..., tuple[Any, Any]]] = {
-    "world_action": abstract_parameters,
-    "reasoner": abstract_reasoner,
-}
 
 
 class AbstractStep(NamedTuple):
@@ -72,7 +66,7 @@ def abstract_step(
         model = _prepared(model, config, remat)
     world = model.variant if stage.side == "world_action" else model.world
     batch = abstract_batch(stage, config, world, views, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
-    parameters, declarations = _SHAPES[stage.side](model, batch)
+    parameters, declarations = side.shapes(model, batch)
     records = Records({}, {}, {}, {})
     run = Run(stage, model, declarations, settings, mesh, config.seed, records, pathlib.Path())
     with using(mesh):

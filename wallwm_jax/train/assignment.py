@@ -19,10 +19,10 @@ from wallwm_jax.train.run import Run
 ASSIGNMENT = "assignment.json"
 
 
-def announce_assignment(run: Run, parameters: Any, reporter: Reporter) -> None:
+def announce_assignment(run: Run, shapes: Any, reporter: Reporter) -> None:
     """Writes the table of the parameters that a run trains into its directory, and says a line of it for every
-    optimizer."""
-    trained, frozen = freeze.split(parameters, run.stage.trains)
+    optimizer. `shapes` are all parameters', or the arrays."""
+    trained, frozen = freeze.split(shapes, run.stage.trains)
     rows = assignment_table(trained, run.declarations, run.settings.optimizer.optimizer)
     if jax.process_index() == 0:
         run.directory.mkdir(parents=True, exist_ok=True)

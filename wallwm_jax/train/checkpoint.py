@@ -34,6 +34,8 @@ KEEP = 2
 PARTIAL = ".partial"
 Json = Mapping[str, Any]
 _NOTHING: Json = types.MappingProxyType({})
+Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+"""Where an array of a state is to lie, by its path and shape."""
 
 
 class Records(NamedTuple):
@@ -180,10 +182,12 @@ class CheckpointStore:
         shutil.rmtree(left)
 
 
-def read_checkpoint(directory: str | pathlib.Path, step: int | None = None) -> Checkpoint:
+def read_checkpoint(
+    directory: str | pathlib.Path, step: int | None = None, placement: Placement | None = None
+) -> Checkpoint:
     """Reads the newest checkpoint (or `step`) without knowing its model; raises InputError when there is none or it
     is damaged. The averaged parameters are the averages of the trained towers and the frozen rest."""
-    step, found, records, progress = read_arrays(directory, step)
+    step, found, records, progress = read_arrays(directory, step, placement)
     raw = {name: leaf for name, leaf in found.items() if name.startswith("parameters/")}
     average = {
         name.replace("average/", "parameters/", 1): leaf for name, leaf in found.items() if name.startswith("average/")
@@ -193,17 +197,18 @@ def read_checkpoint(directory: str | pathlib.Path, step: int | None = None) -> C
 
 
 def read_arrays(
-    directory: str | pathlib.Path, step: int | None = None
+    directory: str | pathlib.Path, step: int | None = None, placement: Placement | None = None
 ) -> tuple[int, dict[str, jax.Array], Records, Json]:
-    """(step, every array of the state by name, records, progress) of the newest checkpoint, or of `step`; raises
-    InputError when there is none or it is damaged."""
+    """(step, every array of the state by name, records, progress) of the newest checkpoint, or of `step`, each where
+    `placement` says, or whole on one device of this process; raises InputError when there is none or it is damaged."""
     directory = pathlib.Path(directory).absolute()
     if not directory.is_dir():
         raise InputError(f"checkpoint {directory}", "no such directory", "a directory that training wrote")
     step = max(committed_steps(directory), default=None) if step is None else step
     records, manifest = _read_files(directory, step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = {name: _abstract(row, here) for name, row in manifest["arrays"].items()}
+    place = placement or (lambda name, shape: here)
+    abstract = {name: _abstract(row, place(name, tuple(row["shape"]))) for name, row in manifest["arrays"].items()}
     found = _read_arrays(directory, step, nested(abstract), manifest["digest_of_arrays"])
     return step, found, records, manifest["progress"]
 

@@ -28,15 +28,13 @@ from wallwm_jax.train.metrics import MetricsFile, TensorBoard
 from wallwm_jax.train.nonfinite import SkipWatch, keep_failed_step
 from wallwm_jax.train.prefetch import Prefetcher, to_mesh
 from wallwm_jax.train.progress import Reporter
-from wallwm_jax.train.run import Run, StageData
+from wallwm_jax.train.run import Run, StageData, Start
 from wallwm_jax.train.state import TrainState, averaged_parameters, create_state, state_shardings
 from wallwm_jax.train.step import Step, make_evaluation, make_train_step
 from wallwm_jax.train.stop import StopSignals
 
 
-def fit(
-    run: Run, initial_parameters: Any, data: StageData, reporter: Reporter, stop: StopSignals | None = None
-) -> TrainState:
+def fit(run: Run, initial: Start, data: StageData, reporter: Reporter, stop: StopSignals | None = None) -> TrainState:
     """Trains to `settings.run.steps`, going on from the newest checkpoint in the run's directory if there is one. Once
     `stop` has received a signal it finishes the step under way, saves, and returns the state of that step.
 
@@ -46,8 +44,8 @@ def fit(
         RunError: a save failed, or `stop_after_skipped` steps in a row were not finite.
     """
     with DirectoryLock(run.directory), jax.set_mesh(run.mesh):
-        announce_assignment(run, initial_parameters, reporter)
-        trainer = _Trainer(run, initial_parameters, data, reporter, stop or StopSignals())
+        announce_assignment(run, initial.shapes, reporter)
+        trainer = _Trainer(run, initial, data, reporter, stop or StopSignals())
         try:
             return trainer.train()
         finally:
@@ -64,15 +62,15 @@ class Programs(NamedTuple):
     state: TrainState
 
 
-def make_programs(run: Run, parameters: Any) -> Programs:
-    """The programs for parameters of these shapes; to be called, and used, under the run's mesh."""
+def make_programs(run: Run, shapes: Any) -> Programs:
+    """The programs for parameters of these shapes (or arrays); to be called, and used, under the run's mesh."""
     trained, _ = freeze.split(run.declarations, run.stage.trains)
     optimizer = build_optimizer(run.settings.optimizer, trained, run.mesh)
 
     def create(tree: Any) -> TrainState:
         return create_state(run.stage, optimizer, tree)
 
-    abstract = jax.eval_shape(create, parameters)
+    abstract = jax.eval_shape(create, shapes)
     shardings = state_shardings(abstract, run.declarations, run.mesh)
     step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed, run.fault)
     return Programs(
@@ -86,23 +84,21 @@ def make_programs(run: Run, parameters: Any) -> Programs:
 class _Trainer:
     """The programs, the state and the open files of one call of `fit`."""
 
-    def __init__(self, run: Run, initial_parameters: Any, data: StageData, reporter: Reporter, stop: StopSignals):
+    def __init__(self, run: Run, initial: Start, data: StageData, reporter: Reporter, stop: StopSignals):
         self.run, self.data, self.reporter, self.stop = run, data, reporter, stop
         self.goodput = Goodput(run.directory)
-        if jax.process_count() > 1:
-            initial_parameters = jax.device_get(initial_parameters)  # what lies on one device is no global array
         self.sharding = batch_sharding(run.mesh)
-        self.programs = make_programs(run, initial_parameters)
+        self.programs = make_programs(run, initial.shapes)
         check_all_committed(run.directory / "checkpoints")
         self.store = CheckpointStore(run.directory / "checkpoints", KEEP, self._before_commit if run.fault else None)
         self.window: list[dict[str, Any]] = []
         self.seconds = 0.0
-        create = functools.partial(self.programs.create, initial_parameters)
         if self.store.latest_step() is None:
-            self.state = create()
+            self.state = self._created(initial)
         else:
             model, accept = run.records.model, run.accept
-            self.state, _, progress = self.store.restore(self.programs.state, model, accept=accept, fresh=create)
+            fresh = functools.partial(self._created, initial)
+            self.state, _, progress = self.store.restore(self.programs.state, model, accept=accept, fresh=fresh)
             self.window, self.seconds = list(progress["window"]), progress["seconds"]
         self.start = self.number = self.saved = int(self.state.step)
         self.watch = SkipWatch(run.settings.run.stop_after_skipped)
@@ -111,6 +107,10 @@ class _Trainer:
             self.files.append(TensorBoard(run.directory / "tensorboard", self.start))
         self.heldout: list[Any] = []
         self.profiling = False
+
+    def _created(self, initial: Start) -> TrainState:
+        """The state at step 0. What it is made from is let go at once."""
+        return self.programs.create(initial.make())
 
     def train(self) -> TrainState:
         steps = self.run.settings.run.steps

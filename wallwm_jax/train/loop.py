@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +13,23 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import check_batch, make_mesh
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.train.checkpoint import Checkpoint, Records, check_equal, committed_steps, read_checkpoint
+from wallwm_jax.train.checkpoint import (
+    Checkpoint,
+    Placement,
+    Records,
+    check_equal,
+    committed_steps,
+    read_checkpoint,
+)
 from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import Reporter, default_reporter
 from wallwm_jax.train.resumption import check_origin, data_sources, resumed_records
-from wallwm_jax.train.run import Run
+from wallwm_jax.train.run import Run, Start
 from wallwm_jax.train.settings import stage_settings
 from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.stages import Stage, stage_of
-from wallwm_jax.train.state import TrainState
+from wallwm_jax.train.state import TrainState, placement_by
 from wallwm_jax.train.stop import StopSignals
 
 
@@ -73,11 +80,18 @@ def train_stage(
         names = ", ".join(field.partition(":")[0] for field in fields)
         reporter.note(f"accepted a change of {change}, at step {begun}: {names}")
     data = side.data(stage, config, curated, settings.run.eval_batches)
-    fresh, declarations = side.init(model, stream(config.seed, "init"), data.heldout[0])
-    parameters = starting_parameters(stage, pathlib.Path(workdir), records, fresh, accept)
+    shapes, declarations = side.shapes(model, data.heldout[0])
+    key, placement = stream(config.seed, "init"), placement_by(shapes, declarations, mesh)
+
+    def start() -> Any:
+        def fresh() -> Any:
+            return side.init(model, key, data.heldout[0], mesh)[0]
+
+        return starting_parameters(stage, pathlib.Path(workdir), records, fresh, accept, placement)
+
     tensorboard = bool(config.get("tensorboard", False))
     whole = settings, mesh, config.seed, records, directory, tensorboard, frozenset(accept), fault
-    state = fit(Run(stage, model, declarations, *whole), parameters, data, reporter, stop)
+    state = fit(Run(stage, model, declarations, *whole), Start(shapes, start), data, reporter, stop)
     return StageResult(state, directory)
 
 
@@ -92,25 +106,31 @@ def make_records(
 
 
 def starting_parameters(
-    stage: Stage, workdir: pathlib.Path, records: Records, fresh: Any, accept: Collection[str] = ()
+    stage: Stage,
+    workdir: pathlib.Path,
+    records: Records,
+    fresh: Callable[[], Any],
+    accept: Collection[str] = (),
+    placement: Placement | None = None,
 ) -> Any:
     """Fresh parameters, or the averaged ones of the stage that this one starts from, with the towers that it takes
-    from other stages.
+    from other stages; what is read lies where `placement` says.
 
     Raises InputError when such a stage is missing, unfinished or of another architecture, or learned with other
     statistics, another embodiment or tokenizer that `accept` does not name.
     """
-    parameters = fresh
-    if stage.starts_from is not None:
+    if stage.starts_from is None:
+        parameters = fresh()
+    else:
         directory = workdir / stage.starts_from / "checkpoints"
-        earlier = read_checkpoint(directory)
+        earlier = read_checkpoint(directory, placement=placement)
         check_equal(f"checkpoint {directory}: model", earlier.records.model, records.model)
         check_origin(directory, earlier.records, records, accept)
         parameters = require_finished(directory, earlier, stage.starts_from).averaged
     for tower, source in stage.takes:
         directory = workdir / source / "checkpoints"
-        found = require_finished(directory, read_checkpoint(directory), source).averaged
-        shapes = [jax.tree.map(lambda leaf: list(leaf.shape), tree[tower]) for tree in (found, fresh)]
+        found = require_finished(directory, read_checkpoint(directory, placement=placement), source).averaged
+        shapes = [jax.tree.map(lambda leaf: list(leaf.shape), tree[tower]) for tree in (found, parameters)]
         check_equal(f"checkpoint {directory}: {tower}", *shapes)
         parameters = {**parameters, tower: found[tower]}
     for source, target in stage.copies:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from wallwm_jax.core.types import TrainingBatch
@@ -20,6 +21,25 @@ class StageData:
 
     train: Callable[[int], Iterable[TrainingBatch]]
     heldout: Sequence[TrainingBatch]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The parameters that a run begins with: their shapes, and `make()`, which gives them, on the run's mesh or in the
+    memory of every process. A run that goes on with a checkpoint does not call it."""
+
+    shapes: Any
+    make: Callable[[], Any]
+
+    @classmethod
+    def given(cls, parameters: Any) -> "Start":
+        """From arrays that are there: the same in every process."""
+        parameters = jax.device_get(parameters)
+        return cls(jax.tree.map(_shape_of, parameters), lambda: parameters)
+
+
+def _shape_of(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from wallwm_jax.data.pipeline import batches_of, make_loader
 from wallwm_jax.data.planning import TOKENIZER, PlanLoader, PlanSettings
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.tokenizer import CaptionTokenizer
-from wallwm_jax.models.initialise import init_parameters, init_reasoner
+from wallwm_jax.models.initialise import abstract_parameters, abstract_reasoner, init_parameters, init_reasoner
 from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.train.architecture import architecture, build_model, build_reasoner, reasoner_architecture
 from wallwm_jax.train.run import StageData
@@ -28,14 +28,15 @@ from wallwm_jax.train.stages import Stage
 class Side:
     """`sections` of the config decide what its stages learn, besides their own. `build(config, curated)` gives the
     model, `architecture(model)` its JSON, `rebuild(config, architecture)` the model; `data(stage, config, curated,
-    eval_batches)` the batches, which are of type `batch` and have `rows(config)` rows, and `init(model, key, batch)`
-    fresh parameters and their declarations."""
+    eval_batches)` the batches, which are of type `batch` and have `rows(config)` rows, `shapes(model, batch)` those of
+    the parameters and their declarations, and `init(model, key, batch, mesh)` fresh ones in their place."""
 
     sections: tuple[str, ...]
     build: Callable[[ml_collections.ConfigDict, CuratedDataset], Any]
     architecture: Callable[[Any], dict[str, Any]]
     rebuild: Callable[[ml_collections.ConfigDict, Mapping[str, Any]], Any]
     data: Callable[[Stage, ml_collections.ConfigDict, CuratedDataset, int], StageData]
+    shapes: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     init: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     rows: Callable[[ml_collections.ConfigDict], int]
     batch: type
@@ -110,6 +111,7 @@ SIDES: Mapping[str, Side] = {
         architecture=architecture,
         rebuild=lambda config, record: build_model(config.model, record["views"]),
         data=event_data,
+        shapes=abstract_parameters,
         init=init_parameters,
         rows=lambda config: config.data.rows,
         batch=EventBatch,
@@ -120,6 +122,7 @@ SIDES: Mapping[str, Side] = {
         architecture=reasoner_architecture,
         rebuild=_rebuilt_reasoner,
         data=plan_data,
+        shapes=abstract_reasoner,
         init=init_reasoner,
         rows=lambda config: config.planning.rows,
         batch=PlanBatch,

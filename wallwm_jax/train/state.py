@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from wallwm_jax.core.mesh import parameter_shardings, replicated
-from wallwm_jax.core.trees import path_name
+from wallwm_jax.core.trees import named_leaves, path_name
 from wallwm_jax.optim import freeze
+from wallwm_jax.train.checkpoint import Placement
 from wallwm_jax.train.stages import Stage
 
 
@@ -42,18 +43,24 @@ def averaged_parameters(state: TrainState, stage: Stage) -> Any:
     return freeze.merge(average, frozen)
 
 
-def state_shardings(state: TrainState, declarations: Any, mesh: Mesh | AbstractMesh) -> TrainState:
-    """A sharding for every leaf: what has a parameter's path and shape (average, moments) follows the parameter."""
-    flat = jax.tree_util.tree_flatten_with_path(parameter_shardings(state.parameters, declarations, mesh))[0]
-    shapes = jax.tree_util.tree_flatten_with_path(state.parameters)[0]
-    rules = {path_name(path): (leaf.shape, sharding) for (path, leaf), (_, sharding) in zip(shapes, flat, strict=True)}
+def placement_by(parameters: Any, declarations: Any, mesh: Mesh | AbstractMesh) -> Placement:
+    """Where the arrays of a state lie whose parameters have these shapes: what has a parameter's path and shape
+    (average, moments) lies like the parameter, all else on every device."""
+    shardings = named_leaves(parameter_shardings(parameters, declarations, mesh))
+    rules = {name: (tuple(leaf.shape), shardings[name]) for name, leaf in named_leaves(parameters).items()}
 
-    def of(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = path_name(path).split("/")
+    def place(path: str, shape: tuple[int, ...]) -> NamedSharding:
+        names = path.split("/")
         for start in range(len(names)):
-            shape, sharding = rules.get("/".join(names[start:]), (None, None))
-            if shape == leaf.shape:
+            expected, sharding = rules.get("/".join(names[start:]), (None, None))
+            if expected == tuple(shape):
                 return sharding
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(of, state)
+    return place
+
+
+def state_shardings(state: TrainState, declarations: Any, mesh: Mesh | AbstractMesh) -> TrainState:
+    """A sharding for every leaf, by `placement_by`."""
+    place = placement_by(state.parameters, declarations, mesh)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: place(path_name(path), leaf.shape), state)
