@@ -16,7 +16,7 @@ What decides the size of a step:
   3); the 34 slots of "5b" hold two of the longest, or as many as 8 shorter ones.
 * Captions. 64 tokens hold a sentence. Wan pads to 512; a mask keeps attention from padding, so that it adds nothing.
 * Memory. Master parameters, moments and the average are fp32; products are bf16; each block is recomputed in the
-  backward pass (`remat`).
+  backward pass (`remat` "full"; "branches" and "dots" keep more and compute less, "none" keeps all).
 * Optimizer. Muon on every declared matrix, with bf16 products, on Gram matrices where that takes fewer operations
   ("cheapest"), each matrix on one device.
 
@@ -66,7 +66,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict()
     config.model.variant = VARIANTS[arg]
     config.model.dtype = "bfloat16"
-    config.model.remat = True
+    config.model.remat = "full"
 
     config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=64)))
     config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "bfloat16"})

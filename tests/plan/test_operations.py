@@ -7,6 +7,7 @@ import pytest
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.flops import jaxpr_flops, matmul_flops
 from wallwm_jax.core.mesh import make_mesh
+from wallwm_jax.nn.remat import REMATS
 from wallwm_jax.optim.muon import MuonSettings, matrix_views, ownership_of, scale_by_muon
 from wallwm_jax.plan.operations import count_activations, count_operations, owned_flops
 from wallwm_jax.plan.step import abstract_step
@@ -56,13 +57,29 @@ def test_owned_operations_are_those_of_the_loops(iteration):
 def test_a_step_is_model_recomputation_and_optimizer(micro_config):
     """Remat adds the forward pass of the blocks, about a third of them; on one device the optimizer's share is all that
     a whole step does beside its gradients. What loops stack for the backward pass shrinks with remat."""
-    step, plain = (abstract_step(STAGE, micro_config, 2, make_mesh("laptop"), remat=remat) for remat in (True, False))
+    step, plain = (
+        abstract_step(STAGE, micro_config, 2, make_mesh("laptop"), remat=remat) for remat in ("full", "none")
+    )
     found = count_operations(step, plain)
     whole = jaxpr_flops(jax.make_jaxpr(step.programs.step)(step.state, step.batch).jaxpr)
     assert found.model + found.recomputed + found.optimizer == whole == found.device
     assert 0.1 < found.recomputed / found.model < 0.5
     assert found.optimizer == owned_flops(step).sum() > 0
     assert 0 < count_activations(step).kept < count_activations(plain).kept
+
+
+def test_a_remat_keeps_and_computes_again_what_its_name_says(micro_config):
+    """From nothing to everything: kept bytes fall and operations rise. "dots" computes attention's two products again,
+    within a view and with the text; "branches" saves the three products that end a branch, against "full"."""
+    mesh = make_mesh("laptop")
+    steps = [abstract_step(STAGE, micro_config, 2, mesh, remat=name) for name in REMATS]
+    again = {name: count_operations(step, steps[0]).recomputed for name, step in zip(REMATS, steps, strict=True)}
+    kept = [count_activations(step).kept for step in steps]
+    assert list(REMATS) == ["none", "dots", "branches", "full"] and kept == sorted(set(kept), reverse=True)
+    width, mlp, tokens, seen = 32, 64, 8 * 4 * 2 * 4, 4 * 4 + 8
+    assert again["none"] == 0 and again["dots"] == tokens * 4 * width * seen
+    assert again["full"] - again["branches"] == tokens * (4 * width**2 + 2 * width * mlp)
+    assert again["branches"] > again["dots"]
 
 
 def test_frozen_towers_have_no_moments(micro_config):

@@ -71,14 +71,15 @@ def test_nested_settings_are_built():
 
 def test_architecture_survives_json():
     """The model rebuilt from its JSON is the model; dtype and remat are no part of it."""
-    model = build_model({"variant": "micro", "overrides": {"layers": 3}, "remat": True}, views=2)
+    model = build_model({"variant": "micro", "overrides": {"layers": 3}, "remat": "full"}, views=2)
     record = json.loads(json.dumps(architecture(model)))
-    assert model.variant.layers == 3 and model.remat
+    assert model.variant.layers == 3 and model.remat == "full"
     assert model_of(record) == WorldAction(variant("micro", {"layers": 3}), views=2)
     for config, match in [
         ({"variant": "micro", "width": 3}, "unknown key 'width'"),
         ({"overrides": {}}, "variant"),
         ({"variant": "micro", "dtype": "int8"}, "int8"),
+        ({"variant": "micro", "remat": True}, r"remat: found True, expected one of .*'branches'"),
     ]:
         with pytest.raises(InputError, match=match):
             build_model(config, views=2)

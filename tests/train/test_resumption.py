@@ -75,14 +75,15 @@ def test_a_change_is_refused_unless_it_is_named(tmp_path, kind, records, match):
 
 
 def test_what_does_not_matter_may_change(tmp_path):
-    """How often to report, the mesh and other stages; an empty directory accepts everything; a name that is none is
-    refused."""
+    """How often to report, the mesh, what the backward pass computes again, and other stages; an empty directory
+    accepts everything; a name that is none is refused."""
     stage = stage_of("video")
     assert resumed_records(tmp_path, stage, RECORDS) is RECORDS
     _save(tmp_path, 4)
     other = _config("stages", video={**CONFIG["stages"]["video"], "log_every": 5}, backbone={"steps": 9})
     assert resumed_records(tmp_path, stage, other) == other
     resumed_records(tmp_path, stage, RECORDS._replace(config={**CONFIG, "mesh": "host"}))
+    resumed_records(tmp_path, stage, _config("model", remat="full", unroll=2))
     with pytest.raises(InputError, match=r"--accept-change: found 'statistic', expected one of"):
         check_changes(["statistic"])
 

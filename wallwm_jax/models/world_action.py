@@ -33,7 +33,7 @@ class WorldAction(nn.Module):
       variant: the size.
       views: cameras a batch has (V).
       cross_view: whether video blocks have the cross-view branch.
-      remat: recompute each block in the backward pass.
+      remat: what of each block the backward pass computes again (`nn.remat.REMATS`).
       unroll: layers a scan iteration.
       dtype: of the matrix products; parameters, norms, softmax, modulation and outputs stay fp32.
     """
@@ -41,7 +41,7 @@ class WorldAction(nn.Module):
     variant: Variant
     views: int
     cross_view: bool = True
-    remat: bool = False
+    remat: str = "none"
     unroll: int = 1
     dtype: Any = jnp.float32
 

@@ -23,6 +23,7 @@ from wallwm_jax.nn.layers import (
 )
 from wallwm_jax.nn.parameters import normal, parameter, zeros
 from wallwm_jax.nn.positions import Rotation
+from wallwm_jax.nn.remat import branch
 from wallwm_jax.nn.video_dit import SelfAttention
 
 ACTION_MODULATIONS = 9
@@ -96,15 +97,16 @@ class ActionBlock(nn.Module):
 
         inner = modulate(x, shift1, scale1).astype(dtype).reshape(rows * draws, steps, width)
         mixed = SelfAttention("action_embed", sizes, dtype=dtype, name="self")(inner, context.rotation, context.mask)
-        x = x + gate1 * mixed.reshape(x.shape)
+        x = x + gate1 * branch(mixed.reshape(x.shape))
         state = StateAttention(sizes, dtype, name="state")(context.state)
         x = (x + gather_segments(state, context.segments)[:, None]).astype(dtype)
 
         inner = modulate(x, shift2, scale2).astype(dtype).reshape(rows, draws * steps, width)
         mixed = VideoAttention(sizes, dtype, name="video")(inner, features, context)
-        x = (x + gate2 * mixed.reshape(x.shape)).astype(dtype)
+        x = (x + gate2 * branch(mixed.reshape(x.shape))).astype(dtype)
         inner = modulate(x, shift3, scale3).astype(dtype)
-        return (x + gate3 * GatedFeedForward("action_embed", sizes, dtype=dtype, name="mlp")(inner)).astype(dtype)
+        added = branch(GatedFeedForward("action_embed", sizes, dtype=dtype, name="mlp")(inner))
+        return (x + gate3 * added).astype(dtype)
 
 
 class ActionTower(nn.Module):

@@ -1,4 +1,4 @@
-"""Both towers' blocks as one stack: one `nn.scan` over one (optionally rematerialised) block.
+"""Both towers' blocks as one stack: one `nn.scan` over one (perhaps rematerialised) block.
 
 Video-only, action-only on cached features and joint passes read the same parameters `{video, action}`.
 """
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from wallwm_jax.nn.action_dit import ActionBlock, ActionContext
 from wallwm_jax.nn.activations import by_rows
+from wallwm_jax.nn.remat import rematerialised
 from wallwm_jax.nn.video_dit import VideoBlock, VideoContext
 
 
@@ -52,17 +53,17 @@ def towers(
     action_sizes: Mapping[str, int],
     *,
     cross_view: bool = True,
-    remat: bool = False,
+    remat: str = "none",
     unroll: int = 1,
     dtype: Any = jnp.float32,
 ) -> nn.Module:
     """The stack of `layers` blocks, called as `TowerBlock` with features stacked on a leading axis.
 
-    `remat` recomputes a block's activations in the backward pass; `unroll` is the number of layers a scan iteration.
+    `remat` names what of a block the backward pass computes again (`nn.remat.REMATS`); `unroll` is the number of layers
+    a scan iteration. Raises InputError for an unknown remat.
     """
-    block = nn.remat(TowerBlock, prevent_cse=False) if remat else TowerBlock
     stack = nn.scan(
-        block,
+        rematerialised(TowerBlock, remat),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast, nn.broadcast),

@@ -15,6 +15,7 @@ from wallwm_jax.nn.layers import FeedForward, LayerNorm, Linear, TimeModulation,
 from wallwm_jax.nn.painter import Painter
 from wallwm_jax.nn.parameters import normal, parameter, zeros
 from wallwm_jax.nn.positions import Rotation, rotate
+from wallwm_jax.nn.remat import branch
 from wallwm_jax.nn.waypoints import Sketch, WaypointHead
 
 VIDEO_MODULATIONS = 9
@@ -98,19 +99,19 @@ class VideoBlock(nn.Module):
         turn = Rotation(*(jnp.repeat(part, views, axis=0) for part in context.within_view_rotation))
         mixed = SelfAttention("embed", sizes, dtype=dtype, name="within_view")(by_view, turn, context.within_view_mask)
         mixed = mixed.reshape(rows, views, slots, patches, width).swapaxes(1, 2)
-        x = (x + gate1 * mixed).astype(dtype)
+        x = (x + gate1 * branch(mixed)).astype(dtype)
 
         by_slot = (rows * slots, views * patches, width)
         if self.cross_view:
             inner = modulate(x, shift2, scale2).astype(dtype).reshape(by_slot)
             attention = SelfAttention("embed", sizes, identity=True, dtype=dtype, name="cross_view")
             mixed = attention(inner, context.cross_view_rotation, context.cross_view_mask)
-            x = (x + gate2 * mixed.reshape(x.shape)).astype(dtype)
+            x = (x + gate2 * branch(mixed.reshape(x.shape))).astype(dtype)
 
         inner = LayerNorm("embed", sizes, name="text_norm")(x).astype(dtype).reshape(by_slot)
-        x = x + TextAttention(sizes, dtype, name="text")(inner, context).reshape(x.shape)
+        x = x + branch(TextAttention(sizes, dtype, name="text")(inner, context).reshape(x.shape))
         inner = modulate(x, shift3, scale3).astype(dtype)
-        return (x + gate3 * FeedForward("embed", sizes, dtype, name="mlp")(inner)).astype(dtype)
+        return (x + gate3 * branch(FeedForward("embed", sizes, dtype, name="mlp")(inner))).astype(dtype)
 
 
 class VideoTower(nn.Module):

@@ -89,7 +89,7 @@ def make_plan(
         found = f"{config.mesh!r}, data = {mesh.shape['data']}"
         raise InputError("config.mesh", found, f"a multiple of the {topology.slices} slices")
     step = abstract_step(stage, config, views, mesh, frozen=frozen)
-    operations = count_operations(step, abstract_step(stage, config, views, mesh, frozen=frozen, remat=False))
+    operations = count_operations(step, abstract_step(stage, config, views, mesh, frozen=frozen, remat="none"))
     held = holdings(step, count_activations(step))
     compiled = None if analytic else compile_step(step)
     return _plan(step, topology, config, tuple(frozen), operations, held, compiled)

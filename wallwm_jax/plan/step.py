@@ -44,7 +44,7 @@ def abstract_step(
     mesh: Mesh | AbstractMesh,
     *,
     frozen: Collection[str] = (),
-    remat: bool | None = None,
+    remat: str | None = None,
 ) -> AbstractStep:
     """The train step of a stage on a mesh, whose devices may be absent.
 
@@ -79,6 +79,6 @@ def using(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
 
 
-def _prepared(model: Any, config: ml_collections.ConfigDict, remat: bool | None) -> Any:
+def _prepared(model: Any, config: ml_collections.ConfigDict, remat: str | None) -> Any:
     changes = {} if remat is None else {"remat": remat}
     return model.clone(variant=with_codec(model.variant, config.data.spatial_compression), **changes)

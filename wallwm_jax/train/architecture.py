@@ -13,6 +13,7 @@ from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.models.reasoner_variants import ReasonerVariant, reasoner_variant
 from wallwm_jax.models.variants import Variant, variant
 from wallwm_jax.models.world_action import WorldAction
+from wallwm_jax.nn.remat import check_remat
 from wallwm_jax.nn.video_codec import HaarCodec
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -21,12 +22,13 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 def build_model(config: Section, views: int) -> WorldAction:
     """The model of `config.model` {variant, dtype, remat, unroll, cross_view, overrides} for `views` cameras.
 
-    Raises InputError on unknown keys, variants, fields and dtypes.
+    Raises InputError on unknown keys, variants, fields, dtypes and remats.
     """
     check_keys(config, ("variant", "dtype", "remat", "unroll", "cross_view", "overrides"), "config.model")
     if "variant" not in config:
         raise InputError("config.model", "no key 'variant'", "the name of a size")
     options = {name: config[name] for name in ("remat", "unroll", "cross_view") if name in config}
+    check_remat(options.get("remat", "none"))
     row = variant(config["variant"], dict(config.get("overrides") or {}))
     return WorldAction(row, views, dtype=_dtype(config.get("dtype", "float32")), **options)
 

@@ -42,6 +42,9 @@ _MAY_CHANGE = frozenset(
 )
 """Settings of a stage that a resumed run may have changed: they decide what is written, not what is learned."""
 
+_MAY_CHANGE_OF_MODEL = frozenset({"remat", "unroll"})
+"""Likewise of `config.model`: what is kept in memory, and how loops are written."""
+
 
 def check_changes(accept: Collection[str]) -> None:
     """Raises InputError for a name that is not among CHANGES."""
@@ -101,6 +104,7 @@ def _decisive(records: Records, stage: Stage) -> dict[str, Any]:
     config = records.config
     own = {name: value for name, value in config["stages"][stage.name].items() if name not in _MAY_CHANGE}
     decisive = {**{name: config[name] for name in ("seed", *sections(stage))}, "stages": {stage.name: own}}
+    decisive["model"] = {name: value for name, value in config["model"].items() if name not in _MAY_CHANGE_OF_MODEL}
     return {**_of(records, "model", "statistics", "embodiment", "sources"), "config": decisive}
 
 
