@@ -11,12 +11,14 @@ What decides the size of a step:
 
 * Rows. `data.rows` is the global batch, one row a device on the 64 chips of v5p:4x4x4. A row is `row_frames` latent
   slots of `views` cameras, 256 x 256 pixels each: 34 x 3 x (16 / 2)^2 = 6,528 tokens for "5b", and with cells of 8
-  pixels 17 x 3 x (32 / 2)^2 = 13,056 for "14b".
+  pixels 17 x 3 x (32 / 2)^2 = 13,056 for "14b". More rows than a device has memory for: `stages.video.accumulate` = n
+  takes a device's rows in n parts, one after the other, for one update.
 * Frames. `max_latent_frames` 17 is an event of 65 sampled frames, 129 raw ones at stride 2 (one reading of WALL-WM
   3); the 34 slots of "5b" hold two of the longest, or as many as 8 shorter ones.
 * Captions. 64 tokens hold a sentence. Wan pads to 512; a mask keeps attention from padding, so that it adds nothing.
 * Memory. Master parameters, moments and the average are fp32; products are bf16; each block is recomputed in the
   backward pass (`remat` "full"; "branches" and "dots" keep more and compute less, "none" keeps all).
+  `stages.video.offload_optimizer` = True keeps the moments in the hosts' memory between steps.
 * Optimizer. Muon on every declared matrix, with bf16 products, on Gram matrices where that takes fewer operations
   ("cheapest"), each matrix on one device.
 

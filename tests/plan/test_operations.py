@@ -9,6 +9,7 @@ from wallwm_jax.core.flops import jaxpr_flops, matmul_flops
 from wallwm_jax.core.mesh import make_mesh
 from wallwm_jax.nn.remat import REMATS
 from wallwm_jax.optim.muon import MuonSettings, matrix_views, ownership_of, scale_by_muon
+from wallwm_jax.plan.analytic import holdings
 from wallwm_jax.plan.operations import count_activations, count_operations, owned_flops
 from wallwm_jax.plan.step import abstract_step
 from wallwm_jax.train.stages import stage_of
@@ -80,6 +81,21 @@ def test_a_remat_keeps_and_computes_again_what_its_name_says(micro_config):
     assert again["none"] == 0 and again["dots"] == tokens * 4 * width * seen
     assert again["full"] - again["branches"] == tokens * (4 * width**2 + 2 * width * mlp)
     assert again["branches"] > again["dots"]
+
+
+def test_parts_and_offloading_change_what_a_device_holds(micro_config):
+    """In two parts a step keeps half the activations and does the same operations. An offloaded optimizer's state is
+    counted where it lies, to the byte."""
+    mesh = make_mesh("laptop")
+    plain = abstract_step(STAGE, micro_config, 2, mesh)
+    micro_config.stages.video.update({"accumulate": 2, "offload_optimizer": True})
+    other = abstract_step(STAGE, micro_config, 2, mesh)
+    assert count_operations(other, other) == count_operations(plain, plain)
+    kept, half = (count_activations(step) for step in (plain, other))
+    assert 2 * half.kept == kept.kept
+    before, after = holdings(plain, kept), holdings(other, half)
+    assert before.host == after.optimizer == 0 and after.host == before.optimizer > 0
+    assert after.parameters == before.parameters and after.least < before.least
 
 
 def test_frozen_towers_have_no_moments(micro_config):

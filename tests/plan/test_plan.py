@@ -134,6 +134,18 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(micro_config):
 
 
 @needs_libtpu
+def test_an_offloaded_optimizer_leaves_the_chips(micro_config):
+    """The compiler's arguments are smaller by what the shardings say, up to what pads arrays of this size."""
+    topology, frozen = parse_topology("v5p:2x2x1"), ("text_encoder",)
+    sizes = []
+    for offload in (False, True):
+        micro_config.stages.video.offload_optimizer = offload
+        found = make_plan(stage_of("video"), micro_config, topology, views=2, frozen=frozen)
+        sizes.append(found.compiled.memory.arguments)
+    assert found.held.host > 0 and sizes[0] - sizes[1] >= found.held.host
+
+
+@needs_libtpu
 def test_a_program_that_is_too_large_is_an_answer():
     """The compiler's refusal, with the bytes that would have been needed."""
     mesh = make_mesh("host", absent_devices(parse_topology("v5e:2x2")))

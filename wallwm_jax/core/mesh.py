@@ -18,6 +18,8 @@ from wallwm_jax.core.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+HOST_MEMORY = "pinned_host"
+"""JAX's name for memory of the host from and to which a device copies by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +95,34 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def row_shards() -> int:
+    """Into how many pieces the mesh that is set cuts the rows of a batch: 1 without one, or on one with other axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+        return 1
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(rows: int, mesh: Mesh | AbstractMesh) -> None:
-    """Raises InputError unless the global batch divides over the mesh."""
+def check_batch(rows: int, mesh: Mesh | AbstractMesh, parts: int = 1) -> None:
+    """Raises InputError unless the global batch divides over the mesh, and a device's rows into `parts`."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % shards:
         raise InputError("config.data.rows", rows, f"a multiple of {shards} (mesh axes {dict(mesh.shape)})")
+    if rows // shards % parts:
+        raise InputError("accumulate", parts, f"a divisor of the {rows // shards} rows that a device has of {rows}")
+
+
+def check_host_memory(mesh: Mesh) -> None:
+    """Raises InputError unless arrays can lie in the memory of the hosts of the mesh's devices."""
+    device = mesh.local_devices[0]
+    kinds = sorted(memory.kind for memory in device.addressable_memories())
+    if HOST_MEMORY not in kinds:
+        expected = f"a backend with {HOST_MEMORY!r} ({device.platform} has {kinds})"
+        raise InputError("offload_optimizer", True, expected)
 
 
 def parameter_spec(declaration: Declaration, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:

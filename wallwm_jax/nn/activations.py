@@ -1,12 +1,10 @@
 """Where activations lie on a mesh."""
 
-import math
-
 import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from wallwm_jax.core.mesh import BATCH_AXES
+from wallwm_jax.core.mesh import BATCH_AXES, row_shards
 
 
 def by_rows(x: Array) -> Array:
@@ -16,10 +14,7 @@ def by_rows(x: Array) -> Array:
     activations through every layer where it should fetch a layer's parameters (FSDP). Unchanged where no mesh is set,
     the mesh has other axes, or the rows do not divide.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
-        return x
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = row_shards()
     if shards == 1 or x.shape[0] % shards:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))

@@ -5,11 +5,11 @@ DECIDE: L counts raw source frames of the whole event, before truncation and wit
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.objectives.portions import WHOLE, Portion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,12 @@ def drop_probability(frames: Int[Array, "..."] | Float[Array, "..."], settings: 
 
 
 def drop_captions(
-    key: PRNGKeyArray, text_mask: Bool[Array, "B S L"], event_steps: Int[Array, "B S"], settings: CaptionDrop
+    key: PRNGKeyArray,
+    text_mask: Bool[Array, "B S L"],
+    event_steps: Int[Array, "B S"],
+    settings: CaptionDrop,
+    portion: Portion = WHOLE,
 ) -> Bool[Array, "B S L"]:
     """The mask with the captions of some events emptied, each event by its own draw."""
-    kept = jax.random.uniform(key, event_steps.shape) >= drop_probability(event_steps + 1, settings)
+    kept = portion.uniform(key, event_steps.shape) >= drop_probability(event_steps + 1, settings)
     return text_mask & kept[..., None]

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.objectives.portions import WHOLE, Portion
 
 TIME_SAMPLINGS = ("uniform", "logit_normal")
 REGRESSED = ("velocity", "clean")
@@ -40,7 +41,11 @@ def shift_time(time: Times, shift: float) -> Times:
 
 
 def sample_time(
-    key: PRNGKeyArray, shape: tuple[int, ...], sampling: str = "uniform", shift: float = 1.0
+    key: PRNGKeyArray,
+    shape: tuple[int, ...],
+    sampling: str = "uniform",
+    shift: float = 1.0,
+    portion: Portion = WHOLE,
 ) -> Float[Array, "..."]:
     """Training times in (0, 1): uniform, or the logistic of a standard normal, then shifted.
 
@@ -49,9 +54,9 @@ def sample_time(
     if sampling not in TIME_SAMPLINGS:
         raise InputError("time_sampling", repr(sampling), f"one of {TIME_SAMPLINGS}")
     if sampling == "uniform":
-        base = jax.random.uniform(key, shape)
+        base = portion.uniform(key, shape)
     else:
-        base = jax.nn.sigmoid(jax.random.normal(key, shape))
+        base = jax.nn.sigmoid(portion.normal(key, shape))
     return shift_time(base, shift)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from wallwm_jax.objectives.portions import Mean
 from wallwm_jax.objectives.segments import masked_mean
 
 
@@ -16,24 +17,31 @@ def waypoint_loss(
     spreads: Float[Array, "*batch"],
     true: Float[Array, "*batch 2"],
     known: Bool[Array, "*batch"],
+    mean: Mean = masked_mean,
 ) -> Float[Array, ""]:
     """Negative log likelihood of the true places under the waypoints' Laplace distributions in the plane (without its
     constant), mean over what is known."""
     distance = jnp.sqrt(jnp.sum(jnp.square(places - true), -1) + 1e-8)
-    return masked_mean(distance / spreads + 2.0 * jnp.log(spreads), known)
+    return mean(distance / spreads + 2.0 * jnp.log(spreads), known)
 
 
 def gaze_loss(
     logits: Float[Array, "B S V query h w"],
     true: Float[Array, "B S V query arm 2"],
     known: Bool[Array, "B S V query arm"],
+    mean: Mean = masked_mean,
 ) -> Float[Array, ""]:
     """Cross-entropy between the cells that a query looks at and the place where it should, split over the four nearest
-    cells; several arms share the looking."""
+    cells; several arms share the looking. The mean runs over `gazes` of what is known."""
     target = (_cells(true, logits.shape[4:]) * known[..., None, None]).sum(4)
     target = target / jnp.maximum(target.sum((-1, -2), keepdims=True), 1.0)
     log = jax.nn.log_softmax(logits.reshape(*logits.shape[:4], -1), -1).reshape(logits.shape)
-    return masked_mean(-(target * log).sum((-1, -2)), known.any(-1))
+    return mean(-(target * log).sum((-1, -2)), gazes(known))
+
+
+def gazes(known: Bool[Array, "B S V query arm"]) -> Bool[Array, "B S V query"]:
+    """Where somebody knows of an arm at least where to look."""
+    return known.any(-1)
 
 
 def _cells(places: Float[Array, "*batch 2"], grid: tuple[int, ...]) -> Float[Array, "*batch h w"]:

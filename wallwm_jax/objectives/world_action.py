@@ -1,11 +1,13 @@
 """The losses of stages 1, 2 and 5: flow matching of a window's video (WALL-WM eq. 7) and of its actions (eq. 13).
 
 All take the model as an argument and know it by its methods alone. Randomness belongs to a row and slot of the
-global batch: the draws do not depend on how the batch is sharded, nor a slot's noise on any content. Whatever a mask
-excludes is replaced by zero before the model sees it and never enters a loss, its mean or its gradients.
+global batch: the draws do not depend on how the batch is sharded, nor a slot's noise on any content; given a part of
+the batch, the losses of all parts add up to the whole's (`portions`). Whatever a mask excludes is replaced by zero
+before the model sees it and never enters a loss, its mean or its gradients.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +18,9 @@ from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.objectives import cosine_transform, flow
 from wallwm_jax.objectives.caption_drop import CaptionDrop, drop_captions
-from wallwm_jax.objectives.segments import masked_mean, of_segments, rows_of_segments
-from wallwm_jax.objectives.waypoints import gaze_loss, waypoint_loss
+from wallwm_jax.objectives.portions import WHOLE, Portion
+from wallwm_jax.objectives.segments import of_segments, rows_of_segments
+from wallwm_jax.objectives.waypoints import gaze_loss, gazes, waypoint_loss
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -100,7 +103,12 @@ class Observed(NamedTuple):
 
 
 def video_loss(
-    model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: VideoSettings
+    model: Any,
+    parameters: Any,
+    batch: EventBatch,
+    key: PRNGKeyArray,
+    settings: VideoSettings,
+    portion: Portion = WHOLE,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Masked flow matching of the future latents, and the waypoints' losses; `metrics` holds these parts ("video_loss",
     "waypoint_loss", "gaze_loss"), "tokens" and "events" of the batch.
@@ -111,48 +119,54 @@ def video_loss(
     batch, text_mask = without_masked(batch), batch.text_mask
     if settings.caption_drop is not None:
         draw = substream(key, "caption")
-        text_mask = drop_captions(draw, text_mask, batch.event_steps, settings.caption_drop)
+        text_mask = drop_captions(draw, text_mask, batch.event_steps, settings.caption_drop, portion)
     observed = observe(model, parameters, batch, text_mask)
-    noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
-    shape = batch.segment_mask.shape
-    time = flow.sample_time(substream(key, "video_time"), shape, settings.time_sampling, settings.time_shift)
+    noise = portion.normal(substream(key, "video_noise"), observed.latents.shape)
+    chosen = batch.segment_mask.shape, settings.time_sampling, settings.time_shift
+    time = flow.sample_time(substream(key, "video_time"), *chosen, portion)
     noisy = noisy_video(observed.latents, noise, time, batch)
-    sketch, told, parts = _sketch(model, parameters, batch, observed, settings)
+    sketch, told, parts = _sketch(model, parameters, batch, observed, settings, portion)
     predicted, features = model.apply(
         {"params": parameters}, batch, noisy, observed.keyframes, time, observed.text_features, observed.text_mask,
         jax.lax.stop_gradient(sketch), settings.sight_cones, method="video",
     )  # fmt: skip
     error = jnp.mean(jnp.square(predicted - flow.velocity(observed.latents, noise)), axis=-1)
     weight = flow.weight(of_segments(time, batch.frame_segment_ids), settings.regressed)
-    loss = masked_mean(error * _to_cells(weight), video_loss_mask(batch))
+    loss = portion.mean(video_loss_mask)(error * _to_cells(weight), video_loss_mask(batch))
     metrics = parts | {"video_loss": loss, "tokens": _video_tokens(batch, features)}
     return loss + settings.waypoint_weight * told, metrics | {"events": _count(batch.segment_mask)}
 
 
 def _sketch(
-    model: Any, parameters: Any, batch: EventBatch, observed: Observed, settings: VideoSettings
+    model: Any, parameters: Any, batch: EventBatch, observed: Observed, settings: VideoSettings, portion: Portion
 ) -> tuple[Any, Float[Array, ""], Metrics]:
     """What the video tower is shown of its waypoints, and the losses of waypoints, gaze and painter: sum and parts."""
     variables = {"params": parameters}
     waypoints = model.apply(variables, batch, observed.text_features, observed.text_mask, method="waypoints")
     if waypoints is None:
         return None, jnp.zeros(()), {}
-    labels = model.apply(variables, batch, method="waypoint_labels")
+    labels_of = _labels_of(model, parameters)
+    labels, over_known = labels_of(batch), portion.mean(lambda whole: labels_of(whole).known)
     metrics = {
-        "waypoint_loss": waypoint_loss(waypoints.places, waypoints.spreads, labels.places, labels.known),
-        "gaze_loss": gaze_loss(waypoints.looked_at, labels.gaze, labels.gaze_known),
+        "waypoint_loss": waypoint_loss(waypoints.places, waypoints.spreads, labels.places, labels.known, over_known),
+        "gaze_loss": _gaze_loss(waypoints.looked_at, labels, labels_of, portion),
     }
     if settings.taught:
         places = jnp.where(labels.known[..., None], labels.places, waypoints.places)
         waypoints = waypoints._replace(places=places)
     sketch = model.apply(variables, batch, observed.keyframes, waypoints, method="sketch")
     error = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
-    metrics["sketch_loss"] = masked_mean(error, video_loss_mask(batch))
+    metrics["sketch_loss"] = portion.mean(video_loss_mask)(error, video_loss_mask(batch))
     return sketch, sum(metrics.values()), metrics
 
 
 def action_loss(
-    model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: ActionSettings
+    model: Any,
+    parameters: Any,
+    batch: EventBatch,
+    key: PRNGKeyArray,
+    settings: ActionSettings,
+    portion: Portion = WHOLE,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Masked flow matching of the actions over K noise draws, plus the Huber loss of the log duration and that of gaze.
 
@@ -161,26 +175,31 @@ def action_loss(
     """
     fixed, batch = jax.lax.stop_gradient(parameters), without_masked(batch)
     observed = observe(model, fixed, batch, batch.text_mask)
-    features = jax.lax.stop_gradient(anchor_features(model, fixed, batch, observed, key, settings))
-    loss, metrics = _action_flow(model, parameters, batch, observed, features, key, settings)
-    duration = _duration_loss(model, parameters, batch, observed, settings.huber_delta)
+    features = jax.lax.stop_gradient(anchor_features(model, fixed, batch, observed, key, settings, portion))
+    loss, metrics = _action_flow(model, parameters, batch, observed, features, key, settings, portion)
+    duration = _duration_loss(model, parameters, batch, observed, settings.huber_delta, portion)
     return loss + settings.duration_weight * duration, metrics | {"duration_loss": duration}
 
 
 def adaptation_loss(
-    model: Any, parameters: Any, batch: EventBatch, key: PRNGKeyArray, settings: AdaptationSettings
+    model: Any,
+    parameters: Any,
+    batch: EventBatch,
+    key: PRNGKeyArray,
+    settings: AdaptationSettings,
+    portion: Portion = WHOLE,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Next-chunk adaptation (WALL-WM stage 5): the video loss and the action loss of the same windows, jointly.
 
     Windows of either kind may share the batch. The video is run twice: at times of its own for its loss, and once at
     the anchor time for all action draws. `metrics` holds the parts of both losses, "tokens" and "events".
     """
-    video, counts = video_loss(model, parameters, batch, substream(key, "video"), settings.video)
+    video, counts = video_loss(model, parameters, batch, substream(key, "video"), settings.video, portion)
     key, batch = substream(key, "action"), without_masked(batch)
     read = parameters if settings.through_features else jax.lax.stop_gradient(parameters)
     observed = observe(model, read, batch, batch.text_mask)
-    features = anchor_features(model, read, batch, observed, key, settings.action)
-    action, metrics = _action_flow(model, parameters, batch, observed, features, key, settings.action)
+    features = anchor_features(model, read, batch, observed, key, settings.action, portion)
+    action, metrics = _action_flow(model, parameters, batch, observed, features, key, settings.action, portion)
     tokens = metrics["tokens"] + counts["tokens"]
     return video + settings.action_weight * action, counts | metrics | {"tokens": tokens}
 
@@ -193,15 +212,16 @@ def _action_flow(
     features: Float[Array, "layers B F V n embed"],
     key: PRNGKeyArray,
     settings: ActionSettings,
+    portion: Portion,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The flow matching part of `action_loss` on given features."""
     valid = action_loss_mask(batch)
     actions = batch.actions[:, None]
     rows, draws = batch.actions.shape[0], settings.draws
-    noise = jax.random.normal(substream(key, "action_noise"), (rows, draws, *batch.actions.shape[1:]))
+    noise = portion.normal(substream(key, "action_noise"), (rows, draws, *batch.actions.shape[1:]))
     noise = jnp.where(valid[:, None], noise, 0.0)
-    shape = (rows, draws, batch.segment_mask.shape[1])
-    time = flow.sample_time(substream(key, "action_time"), shape, settings.time_sampling, settings.time_shift)
+    chosen = (rows, draws, batch.segment_mask.shape[1]), settings.time_sampling, settings.time_shift
+    time = flow.sample_time(substream(key, "action_time"), *chosen, portion)
     slot_time = of_segments(time, batch.action_segment_ids)[..., None]
     noisy = flow.interpolate(actions, noise, slot_time)
     given = (batch, observed.text_features, observed.text_mask)
@@ -209,16 +229,16 @@ def _action_flow(
     predicted = model.apply({"params": parameters}, batch, noisy, time, found, features, method="action")
     weight = flow.weight(slot_time, settings.regressed)
     error = weight * jnp.square(predicted - flow.velocity(actions, noise))
-    loss = masked_mean(error, jnp.broadcast_to(valid[:, None], error.shape))
+    loss = portion.mean(lambda whole: _for_draws(action_loss_mask(whole), draws))(error, _for_draws(valid, draws))
     metrics = {"action_loss": loss, "events": _count(batch.segment_mask)}
     metrics["tokens"] = _video_tokens(batch, features) + draws * _count(batch.action_mask)
     if looked_at is not None:
-        labels = model.apply({"params": parameters}, batch, method="waypoint_labels")
-        metrics["action_gaze_loss"] = gaze_loss(looked_at, labels.gaze, labels.gaze_known)
+        labels_of = _labels_of(model, parameters)
+        metrics["action_gaze_loss"] = _gaze_loss(looked_at, labels_of(batch), labels_of, portion)
         loss = loss + settings.gaze_weight * metrics["action_gaze_loss"]
     if settings.dct_weight:
         estimate = flow.clean_from_velocity(noisy, predicted, slot_time)
-        metrics["dct_loss"] = _cosine_loss(estimate - actions, slot_time, valid, batch)
+        metrics["dct_loss"] = _cosine_loss(estimate - actions, slot_time, valid, batch, portion)
         loss = loss + settings.dct_weight * metrics["dct_loss"]
     return loss, metrics
 
@@ -250,13 +270,19 @@ def noisy_video(
 
 
 def anchor_features(
-    model: Any, parameters: Any, batch: EventBatch, observed: Observed, key: PRNGKeyArray, settings: ActionSettings
+    model: Any,
+    parameters: Any,
+    batch: EventBatch,
+    observed: Observed,
+    key: PRNGKeyArray,
+    settings: ActionSettings,
+    portion: Portion = WHOLE,
 ) -> Float[Array, "layers B F V n embed"]:
     """Features of every video block from the one forward pass at the anchor time (WALL-WM eq. 12)."""
     anchor = flow.anchor_time(settings.anchor_step, settings.denoise_steps, settings.shift)
-    offset = jax.random.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
+    offset = portion.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
     time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
-    noise = jax.random.normal(substream(key, "video_noise"), observed.latents.shape)
+    noise = portion.normal(substream(key, "video_noise"), observed.latents.shape)
     variables, given = {"params": parameters}, (observed.text_features, observed.text_mask)
     sketch = model.apply(variables, batch, observed.keyframes, *given, method="foresee")
     _, features = model.apply(
@@ -279,7 +305,7 @@ def action_loss_mask(batch: EventBatch) -> Bool[Array, "B A 26"]:
 
 
 def _duration_loss(
-    model: Any, parameters: Any, batch: EventBatch, observed: Observed, delta: float
+    model: Any, parameters: Any, batch: EventBatch, observed: Observed, delta: float, portion: Portion
 ) -> Float[Array, ""]:
     """Huber loss of the predicted log number of control steps, over the segments in use."""
     predicted = model.apply(
@@ -288,17 +314,39 @@ def _duration_loss(
     )  # fmt: skip
     error = jnp.abs(predicted - jnp.log(jnp.maximum(batch.event_steps, 1).astype(jnp.float32)))
     huber = jnp.where(error <= delta, 0.5 * jnp.square(error), delta * (error - 0.5 * delta))
-    return masked_mean(huber, batch.segment_mask)
+    return portion.mean(lambda whole: whole.segment_mask)(huber, batch.segment_mask)
 
 
 def _cosine_loss(
-    error: Float[Array, "B K A D"], slot_time: Float[Array, "B K A 1"], valid: Bool[Array, "B A D"], batch: EventBatch
+    error: Float[Array, "B K A D"],
+    slot_time: Float[Array, "B K A 1"],
+    valid: Bool[Array, "B A D"],
+    batch: EventBatch,
+    portion: Portion,
 ) -> Float[Array, ""]:
     """(1 - t)^2 sum_j exp(-j / (T_a / 4)) |DCT(error)_j|^2, as a mean over valid coefficients (T = 1 here)."""
     basis, decay = cosine_transform.packed_basis(batch.action_segment_ids, batch.action_positions, batch.action_mask)
     spectrum = jnp.einsum("bjk,bnkd->bnjd", basis, jnp.where(valid[:, None], error, 0.0))
     terms = jnp.square(1 - slot_time) * decay[:, None, :, None] * jnp.square(spectrum)
-    return masked_mean(terms, jnp.broadcast_to(valid[:, None], terms.shape))
+    draws = error.shape[1]
+    return portion.mean(lambda whole: _for_draws(action_loss_mask(whole), draws))(terms, _for_draws(valid, draws))
+
+
+def _labels_of(model: Any, parameters: Any) -> Callable[[EventBatch], Any]:
+    """What a batch says of waypoints; no parameter has a part in it."""
+    return lambda batch: model.apply({"params": parameters}, batch, method="waypoint_labels")
+
+
+def _gaze_loss(
+    logits: Float[Array, "B S V query h w"], labels: Any, labels_of: Callable[[EventBatch], Any], portion: Portion
+) -> Float[Array, ""]:
+    mean = portion.mean(lambda whole: gazes(labels_of(whole).gaze_known))
+    return gaze_loss(logits, labels.gaze, labels.gaze_known, mean)
+
+
+def _for_draws(valid: Bool[Array, "B A D"], draws: int) -> Bool[Array, "B K A D"]:
+    """The same for every noise draw."""
+    return jnp.broadcast_to(valid[:, None], (valid.shape[0], draws, *valid.shape[1:]))
 
 
 def _to_cells(values: Array) -> Array:

@@ -2,7 +2,8 @@
 
 The least is that of a step that is fully sharded over `fsdp` and otherwise ideal: whole parameters are gathered for the
 forward and again for the backward pass, gradients are scattered once and summed over `data`, all in the dtype of the
-products. What Muon exchanges and what the axis `tensor` costs come on top.
+products; of a batch that is taken in parts all that but the sum is done for every part. What Muon exchanges and what
+the axis `tensor` costs come on top.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Int
 
-from wallwm_jax.core.mesh import BATCH_AXES
+from wallwm_jax.core.mesh import BATCH_AXES, HOST_MEMORY
 from wallwm_jax.core.trees import parameter_count
 from wallwm_jax.optim import freeze
 from wallwm_jax.plan.groups import members
@@ -25,7 +26,8 @@ from wallwm_jax.plan.traffic import Traffic, sent
 
 class Holdings(NamedTuple):
     """Bytes on a device: the state (exact, from its shardings), the batch, gradients in fp32, and activations if they
-    are spread evenly over the batch's axes: kept for the backward pass, and an upper bound of those beside them."""
+    are spread evenly over the batch's axes: kept for the backward pass, and an upper bound of those beside them; of one
+    part of the batch, where it is taken in parts. `host` is what lies in the host's memory instead."""
 
     parameters: int
     average: int
@@ -34,6 +36,7 @@ class Holdings(NamedTuple):
     gradients: int
     kept: int
     inside: int
+    host: int = 0
 
     @property
     def state(self) -> int:
@@ -42,11 +45,11 @@ class Holdings(NamedTuple):
     @property
     def least(self) -> int:
         """What no schedule can do without."""
-        return sum(self) - self.inside
+        return self.state + self.batch + self.gradients + self.kept
 
     @property
     def most(self) -> int:
-        return sum(self)
+        return self.least + self.inside
 
 
 def holdings(step: AbstractStep, activations: Activations) -> Holdings:
@@ -55,7 +58,8 @@ def holdings(step: AbstractStep, activations: Activations) -> Holdings:
     trained, _ = freeze.split(state.parameters, step.run.stage.trains)
     parts = (state.parameters, state.average, state.optimizer_state, step.batch, trained)
     shards = math.prod(step.run.mesh.shape[axis] for axis in BATCH_AXES)
-    return Holdings(*map(_device_bytes, parts), activations.kept // shards, activations.inside // shards)
+    held, offloaded = ([_device_bytes(part, host) for part in parts] for host in (False, True))
+    return Holdings(*held, activations.kept // shards, activations.inside // shards, sum(offloaded))
 
 
 def least_traffic(step: AbstractStep, held: Holdings, domains: Sequence[int]) -> Traffic:
@@ -66,12 +70,13 @@ def least_traffic(step: AbstractStep, held: Holdings, domains: Sequence[int]) ->
         parameter_count(tree) * np.dtype(run.model.dtype).itemsize for tree in (step.state.parameters, trained)
     )
     shards, copies = (members(_along(mesh, axis), domains) for axis in ("fsdp", "data"))
+    parts = run.settings.run.accumulate
     found = {
-        "all-gather": sent("all-gather", products, *shards) * 2,
-        "reduce-scatter": sent("reduce-scatter", gradients, *shards),
+        "all-gather": sent("all-gather", products, *shards) * (2 * parts),
+        "reduce-scatter": sent("reduce-scatter", gradients, *shards) * parts,
         "all-reduce": sent("all-reduce", gradients / mesh.shape["fsdp"], *copies),
     }
-    memory = 2 * held.state + 4 * products + 2 * held.kept
+    memory = 2 * (held.state + held.host) + parts * (4 * products + 2 * held.kept)
     return Traffic({kind: part for kind, part in found.items() if part.links or part.network}, memory)
 
 
@@ -82,6 +87,7 @@ def _along(mesh: Mesh | AbstractMesh, axis: str) -> Int[np.ndarray, "group membe
     return grid.reshape(-1, mesh.shape[axis])
 
 
-def _device_bytes(tree: Any) -> int:
-    """Of the shards that one device holds."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def _device_bytes(tree: Any, host: bool) -> int:
+    """Of the shards that one device holds, or that the host holds for it."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if (leaf.sharding.memory_kind == HOST_MEMORY) == host]
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -1,5 +1,6 @@
 """Floating-point operations of a train step, by what they are for."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -48,8 +49,9 @@ def count_operations(step: AbstractStep, plain: AbstractStep) -> Operations:
 
 
 def count_activations(step: AbstractStep) -> Activations:
-    """From the traced gradients: what a loop stacks up that another takes apart again, and the largest body."""
-    jaxprs = list(_jaxprs(_gradients(step)))
+    """From the traced gradients: what a loop stacks up that another takes apart again, and the largest body; of a part
+    of the batch where a step takes it in parts."""
+    jaxprs = list(_jaxprs(_gradients(_of_a_part(step))))
     loops = [equation for jaxpr in jaxprs for equation in _scans(jaxpr)]
     return Activations(sum(map(_kept_bytes, jaxprs)), max(map(_body_bytes, loops), default=0))
 
@@ -59,6 +61,18 @@ def _gradients(step: AbstractStep) -> core.Jaxpr:
     gradients = make_gradients(run.model, run.stage, run.settings, run.seed)
     with using(run.mesh):
         return jax.make_jaxpr(gradients)(step.state.parameters, step.batch, step.state.step).jaxpr
+
+
+def _of_a_part(step: AbstractStep) -> AbstractStep:
+    """The step of a run that has only the rows of a part, and takes them at once."""
+    run = step.run
+    parts, whole = run.settings.run.accumulate, dataclasses.replace(run.settings.run, accumulate=1)
+    settings = dataclasses.replace(run.settings, run=whole)
+
+    def rows(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
+
+    return step._replace(run=dataclasses.replace(run, settings=settings), batch=jax.tree.map(rows, step.batch))
 
 
 def _gradient_flops(step: AbstractStep) -> int:

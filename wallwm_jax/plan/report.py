@@ -82,6 +82,8 @@ def _memory(plan: Plan) -> Section:
         ("optimizer state", _gib(held.optimizer)),
         ("batch", _gib(held.batch)),
     ]
+    if held.host:
+        lines.append(("in the host's memory", f"{_gib(held.host)}; its way to the device and back is not counted"))
     if plan.compiled is not None and plan.compiled.memory is not None:
         memory = plan.compiled.memory
         lines += [("temporaries", f"{_gib(memory.temporaries)}, not all at a time"), ("program", _gib(memory.code))]

@@ -60,7 +60,7 @@ def abstract_step(
         raise InputError("--freeze", absent, f"towers that stage {stage.name} trains: {sorted(stage.trains)}")
     stage = dataclasses.replace(stage, trains=stage.trains - frozenset(frozen))
     settings = stage_settings(stage, config.stages[stage.name])
-    check_batch(side.rows(config), mesh)
+    check_batch(side.rows(config), mesh, settings.run.accumulate)
     model = side.rebuild(config, {"views": views, "text_length": config.data.text_length})
     if stage.side == "world_action":
         model = _prepared(model, config, remat)

@@ -71,7 +71,7 @@ def make_programs(run: Run, shapes: Any) -> Programs:
         return create_state(run.stage, optimizer, tree)
 
     abstract = jax.eval_shape(create, shapes)
-    shardings = state_shardings(abstract, run.declarations, run.mesh)
+    shardings = state_shardings(abstract, run.declarations, run.mesh, run.settings.run.offload_optimizer)
     step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed, run.fault)
     return Programs(
         jax.jit(create, out_shardings=shardings),

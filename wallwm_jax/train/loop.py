@@ -10,7 +10,7 @@ import ml_collections
 
 from wallwm_jax.core.config import to_json
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.mesh import check_batch, make_mesh
+from wallwm_jax.core.mesh import check_batch, check_host_memory, make_mesh
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.train.checkpoint import (
@@ -62,15 +62,18 @@ def train_stage(
     (`resumption.CHANGES`); `fault` is one on purpose.
 
     Raises:
-        InputError: bad config values, a batch that does not divide the mesh, no finished stage to start from, a
-            checkpoint that differs from this run in what is not accepted, damaged checkpoints, another run in the same
-            directory, a disk without room.
+        InputError: bad config values, a batch that divides neither over the mesh nor into parts, an optimizer state to
+            offload where devices know no host memory, no finished stage to start from, a checkpoint that differs from
+            this run in what is not accepted, damaged checkpoints, another run in the same directory, a disk without
+            room.
         RunError: what `fit` raises.
     """
     stage, curated = stage_of(stage_name), CuratedDataset.open(curated_path)
     side, directory = SIDES[stage.side], pathlib.Path(workdir) / stage.name
     settings, mesh = stage_settings(stage, config.stages[stage.name]), make_mesh(config.mesh)
-    check_batch(side.rows(config), mesh)
+    check_batch(side.rows(config), mesh, settings.run.accumulate)
+    if settings.run.offload_optimizer:
+        check_host_memory(mesh)
     model = side.build(config, curated)
     reporter = reporter or default_reporter()
     records = make_records(config, curated, side.architecture(model), stage)

@@ -38,9 +38,19 @@ _KINDS = (
 """The kind of change that a differing field is, by the first prefix that fits; else the record's own name."""
 
 _MAY_CHANGE = frozenset(
-    {"log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped", "profile"}
+    {
+        "log_every",
+        "eval_every",
+        "eval_batches",
+        "checkpoint_every",
+        "stop_after_skipped",
+        "profile",
+        "accumulate",
+        "offload_optimizer",
+    }
 )
-"""Settings of a stage that a resumed run may have changed: they decide what is written, not what is learned."""
+"""Settings of a stage that a resumed run may have changed: they decide what is written or kept in memory, not what is
+learned."""
 
 _MAY_CHANGE_OF_MODEL = frozenset({"remat", "unroll"})
 """Likewise of `config.model`: what is kept in memory, and how loops are written."""

@@ -17,7 +17,7 @@ _Settings = TypeVar("_Settings")
 _NESTED = {"muon": MuonSettings, "caption_drop": CaptionDrop, "video": VideoSettings, "action": ActionSettings}
 
 
-_COUNTS = ("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped")
+_COUNTS = ("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped", "accumulate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,10 @@ class RunSettings:
 
     `ema_decay` is the averaging's final decay (WALL-WM: 0.9999). Checkpoints and evaluations also happen at the end.
     After `stop_after_skipped` steps in a row whose loss or gradients were not finite the run ends. `profile` names the
-    first and the last step of a trace for xprof, written to `<stage>/profile`; empty for none.
+    first and the last step of a trace for xprof, written to `<stage>/profile`; empty for none. A step goes through its
+    batch in `accumulate` parts, one after the other: it learns from the whole batch, in the memory of a part. With
+    `offload_optimizer` the optimizer's state lies in the hosts' memory between steps, and comes to the devices for the
+    update.
     """
 
     steps: int
@@ -37,6 +40,8 @@ class RunSettings:
     checkpoint_every: int = 200
     stop_after_skipped: int = 10
     profile: tuple[int, ...] = ()
+    accumulate: int = 1
+    offload_optimizer: bool = False
 
     def __post_init__(self):
         for name in _COUNTS:

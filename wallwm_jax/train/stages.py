@@ -25,8 +25,9 @@ from wallwm_jax.objectives.world_action import (
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`; `settings` is the class of
-    the objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
+    """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`, which of a part of a batch is
+    also given `portion=` and returns shares that add up (`objectives.portions`); `settings` is the class of the
+    objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
     (tower, stage) pairs of towers that come from other stages; `copies` names parts that start as a copy of another
     part of the same shapes, (from, to). `side` says whose tower names these are: the world
     model's ("world_action") or the vision-language side's ("reasoner"). `window` is what a batch holds: events

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Array, Int
 
-from wallwm_jax.core.mesh import parameter_shardings, replicated
+from wallwm_jax.core.mesh import HOST_MEMORY, parameter_shardings, replicated
 from wallwm_jax.core.trees import named_leaves, path_name
 from wallwm_jax.optim import freeze
 from wallwm_jax.train.checkpoint import Placement
@@ -60,7 +60,13 @@ def placement_by(parameters: Any, declarations: Any, mesh: Mesh | AbstractMesh) 
     return place
 
 
-def state_shardings(state: TrainState, declarations: Any, mesh: Mesh | AbstractMesh) -> TrainState:
-    """A sharding for every leaf, by `placement_by`."""
+def state_shardings(
+    state: TrainState, declarations: Any, mesh: Mesh | AbstractMesh, offload_optimizer: bool = False
+) -> TrainState:
+    """A sharding for every leaf, by `placement_by`; the optimizer's state is in the hosts' memory if asked for."""
     place = placement_by(state.parameters, declarations, mesh)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: place(path_name(path), leaf.shape), state)
+    shardings = jax.tree_util.tree_map_with_path(lambda path, leaf: place(path_name(path), leaf.shape), state)
+    if not offload_optimizer:
+        return shardings
+    offloaded = jax.tree.map(lambda sharding: sharding.with_memory_kind(HOST_MEMORY), shardings.optimizer_state)
+    return shardings._replace(optimizer_state=offloaded)

@@ -10,8 +10,10 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from wallwm_jax.core.rng import stream, substream
 from wallwm_jax.core.types import TrainingBatch
+from wallwm_jax.objectives.portions import Part
 from wallwm_jax.optim import ema, freeze
 from wallwm_jax.optim.clipping import global_norm
+from wallwm_jax.train.accumulation import summed
 from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.settings import StageSettings
 from wallwm_jax.train.stages import Stage
@@ -26,18 +28,25 @@ def make_gradients(
     """`gradients(parameters, batch, step) -> ((loss, metrics), gradients of the trained towers)`.
 
     The step's randomness is that of stream (seed, "objective", stage, step). Frozen towers are outside the
-    differentiated argument: they get no backward pass.
+    differentiated argument: they get no backward pass. With `accumulate` the batch is taken in parts.
     """
-    key = stream(seed, "objective", stage.name)
+    key, parts = stream(seed, "objective", stage.name), settings.run.accumulate
 
     def gradients(parameters: Any, batch: TrainingBatch, step: Int[Array, ""]) -> Any:
         trained, frozen = freeze.split(parameters, stage.trains)
 
-        def loss_of(part: Any) -> tuple[Array, dict[str, Array]]:
-            merged = freeze.merge(part, frozen)
-            return stage.objective(model, merged, batch, substream(key, step), settings.objective)
+        def loss_of(towers: Any, rows: TrainingBatch, **portion: Part) -> tuple[Array, dict[str, Array]]:
+            merged = freeze.merge(towers, frozen)
+            return stage.objective(model, merged, rows, substream(key, step), settings.objective, **portion)
 
-        return jax.value_and_grad(loss_of, has_aux=True)(trained)
+        def of_part(rows: TrainingBatch, part: Part) -> tuple[Any, Any]:
+            found, slopes = jax.value_and_grad(loss_of, has_aux=True)(trained, rows, portion=part)
+            return slopes, found
+
+        if parts == 1:
+            return jax.value_and_grad(loss_of, has_aux=True)(trained, batch)
+        slopes, found = summed(of_part, batch, parts, jax.tree.map(jnp.zeros_like, trained))
+        return found, slopes
 
     return gradients
 
@@ -65,13 +74,16 @@ def make_train_step(
             gradients = fault.corrupt(gradients, state.step + 1)
         norm = global_norm(gradients)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, trained)
+        before = state.optimizer_state
+        if settings.run.offload_optimizer:  # where a step's results are to lie, the caller says
+            before = jax.device_put(before, jax.memory.Space.Device)
+        updates, optimizer_state = optimizer.update(gradients, before, trained)
         moved = optax.apply_updates(trained, updates)
         average = ema.update(state.average, moved, ema.decay_at(state.step, settings.run.ema_decay))
         moved, average, optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (moved, average, optimizer_state),
-            (trained, state.average, state.optimizer_state),
+            (trained, state.average, before),
         )
         events = state.events + metrics.pop("events").astype(jnp.int32)
         skipped = state.skipped + 1 - finite.astype(jnp.int32)
@@ -84,10 +96,16 @@ def make_train_step(
 
 def make_evaluation(model: Any, stage: Stage, settings: StageSettings) -> Callable[..., dict[str, Array]]:
     """`evaluation(parameters, batch, key) -> metrics` with "loss" among them, under the conditions of inference."""
-    objective = settings.objective.for_evaluation()
+    objective, parts = settings.objective.for_evaluation(), settings.run.accumulate
 
     def evaluation(parameters: Any, batch: TrainingBatch, key: PRNGKeyArray) -> dict[str, Array]:
-        loss, metrics = stage.objective(model, parameters, batch, key, objective)
+        def loss_of(rows: TrainingBatch, **portion: Part) -> tuple[Array, dict[str, Array]]:
+            return stage.objective(model, parameters, rows, key, objective, **portion)
+
+        if parts == 1:
+            loss, metrics = loss_of(batch)
+        else:
+            _, (loss, metrics) = summed(lambda rows, part: ((), loss_of(rows, portion=part)), batch, parts, ())
         return {name: value for name, value in metrics.items() if name.endswith("loss")} | {"loss": loss}
 
     return evaluation
