@@ -11,16 +11,21 @@ What decides the size of a step:
 
 * Rows. `data.rows` is the global batch, one row a device on the 64 chips of v5p:4x4x4. A row is `row_frames` latent
   slots of `views` cameras, 256 x 256 pixels each: 34 x 3 x (16 / 2)^2 = 6,528 tokens for "5b", and with cells of 8
-  pixels 17 x 3 x (32 / 2)^2 = 13,056 for "14b". More rows than a device has memory for: `stages.video.accumulate` = n
-  takes a device's rows in n parts, one after the other, for one update.
+  pixels 17 x 3 x (32 / 2)^2 = 13,056 for "14b". A slot of three views has 192 tokens, of which 8,192 is no multiple:
+  43 slots (`--set data.row_frames=43`), 8,256 tokens a chip, come nearest; four views have it exactly
+  (`--views 4 --set data.row_frames=32`). More rows than a device has memory for: `stages.video.accumulate` = n takes a
+  device's rows in n parts, one after the other, for one update.
 * Frames. `max_latent_frames` 17 is an event of 65 sampled frames, 129 raw ones at stride 2 (one reading of WALL-WM
   3); the 34 slots of "5b" hold two of the longest, or as many as 8 shorter ones.
 * Captions. 64 tokens hold a sentence. Wan pads to 512; a mask keeps attention from padding, so that it adds nothing.
+* Text encoder. UMT5-XXL's size, and frozen (`stages.video.freeze`), as the paper's pretrained one is: it runs forward
+  on captions, without gradients, moments or average. Its weights are not read yet; to train it from fresh ones, as the
+  tabletop's small one is, `--set "stages.video.freeze=()"`.
 * Memory. Master parameters, moments and the average are fp32; products are bf16; each block is recomputed in the
   backward pass (`remat` "full"; "branches" and "dots" keep more and compute less, "none" keeps all).
   `stages.video.offload_optimizer` = True keeps the moments in the hosts' memory between steps.
-* Optimizer. Muon on every declared matrix, with bf16 products, on Gram matrices where that takes fewer operations
-  ("cheapest"), each matrix on one device.
+* Optimizer. Muon on every declared matrix that is trained, with bf16 products, on Gram matrices where that takes fewer
+  operations ("cheapest"), each matrix on one device.
 
 "5b" encodes frames with a Haar codec of the same compression and channels as Wan2.2's VAE. Wan2.1's rows have no codec:
 `wallwm plan` plans them on latents, and training them needs one.
@@ -91,6 +96,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
         config.stages[name].muon.products = "bfloat16"
         config.stages[name].muon.iteration = "cheapest"
     config.stages.video.objective.time_shift = 5.0
+    config.stages.video.freeze = ("text_encoder",)
 
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.video_steps = 50

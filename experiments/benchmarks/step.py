@@ -26,7 +26,7 @@ from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
 from wallwm_jax.train.architecture import build_model
-from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import create_state
 from wallwm_jax.train.step import make_train_step
@@ -54,8 +54,8 @@ def main() -> None:
 
 def measure(config, stage_name: str, steps: int, host_batch, mesh, views: int) -> dict:
     """Compiles the stage's true train step and times it, one step at a time."""
-    model, stage = build_model(config.model, views), stage_of(stage_name)
-    settings = stage_settings(stage, config.stages[stage_name])
+    stage, settings = configured_stage(stage_of(stage_name), config.stages[stage_name])
+    model = build_model(config.model, views)
     parameters, declarations = init_parameters(model, stream(config.seed, "init"), host_batch)
     optimizer = build_optimizer(settings.optimizer, freeze.split(declarations, stage.trains)[0])
     state = create_state(stage, optimizer, parameters)

@@ -17,7 +17,7 @@ from wallwm_jax.core.types import EventBatch
 from wallwm_jax.train.checkpoint import CheckpointStore, Records, read_checkpoint
 from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.fit import fit
-from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.state import TrainState
 
@@ -102,7 +102,7 @@ def test_replay_says_what_was_not_finite(tmp_path, capsys, monkeypatch):
         fit(run, toy_start(), toy_data(), Silent())
     side = type("Side", (), {"rebuild": lambda config, record: None, "batch": EventBatch})
     monkeypatch.setattr(replaying, "stage_of", lambda name: TOY)
-    monkeypatch.setattr(replaying, "stage_settings", lambda stage, config: stage_settings(TOY, SETTINGS))
+    monkeypatch.setattr(replaying, "configured_stage", lambda stage, config: configured_stage(TOY, SETTINGS))
     monkeypatch.setattr(replaying, "SIDES", {**SIDES, TOY.side: side})
     command = str(told.value).split("`")[1].split()
     assert main(command[1:]) == 0

@@ -55,13 +55,14 @@ def arguments(command, dataset, workdir, *overrides):
 
 
 RECIPE = "recipe=(1, 2, 0, 3, 4, 5)"
+FREEZE = "stages.adaptation.freeze=('action',)"
 
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
     """The workdir of a whole recipe, run by one command."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    assert main(arguments("run", dataset, workdir, RECIPE)) == 0
+    assert main(arguments("run", dataset, workdir, RECIPE, FREEZE)) == 0
     return workdir
 
 
@@ -73,16 +74,19 @@ def test_run_writes_report_and_metrics_and_finds_its_own_work(run, dataset, caps
     for verb in metrics["verbs"].values():
         assert {"ours", "hold", "mean", "unit", "scene_dependent"} <= set(verb)
     losses = {stage: (run / stage / "metrics.jsonl").read_bytes() for stage in STAGES}
-    assert main(arguments("run", dataset, run, RECIPE)) == 0
+    assert main(arguments("run", dataset, run, RECIPE, FREEZE)) == 0
     assert {stage: (run / stage / "metrics.jsonl").read_bytes() for stage in STAGES} == losses
     assert str(run / "report.html") in capsys.readouterr().out
 
 
 def test_every_stage_goes_on_from_the_one_before(run):
-    """The text encoder of stage 1 is the same bits in all that follow; the report also holds what the vision-language
-    side knows, and an episode in both modes."""
+    """The text encoder of stage 1 is the same bits in all that follow, and stage 2's action tower in stage 5, whose
+    config freezes it; the report also holds what the vision-language side knows, and an episode in both modes."""
     encoders = [read_checkpoint(run / stage / "checkpoints").averaged["text_encoder"] for stage in STAGES]
     assert len({digest(encoder) for encoder in encoders}) == 1
+    before, after = (read_checkpoint(run / stage / "checkpoints").averaged for stage in ("action", "adaptation"))
+    assert digest(before["action"]) == digest(after["action"])
+    assert digest(before["video"]) != digest(after["video"])
     detail = json.loads((run / "metrics.json").read_text())["detail"]
     assert set(detail["rollouts"]) == {"event mode", "unified mode"}
     (language,) = detail["language"]

@@ -37,15 +37,17 @@ def run(*arguments):
 
 
 def test_the_real_size_is_planned_without_allocating_it(tmp_path):
-    """Stage 1 of "5b" on 64 chips, whose parameters alone are 50 GB: the state's bytes follow from its shardings (a
-    sixteenth of 4 bytes a parameter, of which very few are not divided), and the model's operations are about six a
-    trained parameter and token: attention adds what captions and time, which have fewer tokens, save."""
+    """Stage 1 of "5b" with its text encoder frozen on 64 chips, whose parameters alone are 50 GB: the state's bytes
+    follow from its shardings (a sixteenth of 4 bytes a parameter, of which very few are not divided), and the model's
+    operations are about six a trained parameter and token: attention adds what captions and time, which have fewer
+    tokens, save."""
     output = tmp_path / "plan.json"
-    options = ("--topology", "v5p:4x4x4", "--analytic", "--freeze", "text_encoder", "--json", str(output))
+    options = ("--topology", "v5p:4x4x4", "--analytic", "--json", str(output))
     code, lines = run("--config", "experiments/wan.py:5b", *options)
     assert code == 0
     found = json.loads(output.read_text())
     assert json.loads(lines[-1]) == found
+    assert found["frozen"] == ["text_encoder"]
     assert found["fits"] and found["mesh"] == {"data": 4, "fsdp": 16, "tensor": 1}
     assert found["batch"]["tokens"] == 64 * 34 * 3 * 8 * 8
     held, parameters = found["memory"]["shardings"], found["parameters"]
@@ -94,7 +96,7 @@ def small_plan(parameters):
         ({"number": 9}, r"--stage: found 9"),
         ({"views": 0}, "--views"),
         ({"output": "/nowhere/plan.json"}, "--json"),
-        ({"frozen": ("action",)}, "--freeze"),
+        ({"overrides": ["stages.video.freeze=('action',)"]}, r"config\.stages\.video\.freeze: found \['action'\]"),
         ({"overrides": ["data.rows=63"]}, r"config\.data\.rows"),
         ({"overrides": ["mesh=laptop"]}, r"1 devices, expected the 64 of v5p:4x4x4"),
     ],
@@ -122,8 +124,7 @@ def test_seconds_are_bytes_and_operations_over_peaks():
 def test_a_step_is_compiled_for_chips_that_are_not_there(micro_config):
     """The micro model's stage 1 on v5p:2x2x1: the compiler's bytes are those of the shardings and of what pads arrays
     of this size to whole tiles, and its operations are those that were counted, shared evenly."""
-    topology, frozen = parse_topology("v5p:2x2x1"), ("text_encoder",)
-    found = make_plan(stage_of("video"), micro_config, topology, views=2, frozen=frozen)
+    found = make_plan(stage_of("video"), micro_config, parse_topology("v5p:2x2x1"), views=2)
     assert found.fits and found.mesh == {"data": 1, "fsdp": 4, "tensor": 1}
     held, memory = found.held, found.compiled.memory
     assert 1 <= memory.arguments / (held.state + held.batch) < 10

@@ -48,6 +48,8 @@ def test_defaults_are_readable_and_unknown_keys_are_not(stage):
         ({"muon": {"momentun": 1}}, r"muon.*momentum"),
         ({"log_every": 0}, "log_every"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"freeze": ("codec",)}, rf"config\.stages\.{stage.name}\.freeze: found \['codec'\], expected towers"),
+        ({"freeze": sorted(stage.trains)}, r"freeze: .*fewer than all"),
     ]:
         with pytest.raises(InputError, match=match):
             stage_settings(stage, {"steps": 30, **change})

@@ -43,6 +43,7 @@ def _stage(**values):
 DIFFERENT = [
     ("config", RECORDS._replace(config={**CONFIG, "seed": 1}), r"config\.seed: found 0, expected 1"),
     ("config", _stage(learning_rate=0.2), r"learning_rate: found 0\.1, expected 0\.2"),
+    ("config", _stage(freeze=["text_encoder"]), r"video\.freeze: found \[\], expected \['text_encoder'\]"),
     ("data", _config("data", rows=8), r"config\.data\.rows: found 4, expected 8"),
     ("data", RECORDS._replace(sources={**RECORDS.sources, INDEX: "dd"}), r"sources\.index\.parquet: found aa"),
     (
@@ -75,13 +76,15 @@ def test_a_change_is_refused_unless_it_is_named(tmp_path, kind, records, match):
 
 
 def test_what_does_not_matter_may_change(tmp_path):
-    """How often to report, the mesh, what the backward pass computes again, and other stages; an empty directory
-    accepts everything; a name that is none is refused."""
+    """How often to report, the mesh, what the backward pass computes again, and other stages; a setting that the
+    checkpoint does not have, at its default; an empty directory accepts everything; a name that is none is refused."""
     stage = stage_of("video")
     assert resumed_records(tmp_path, stage, RECORDS) is RECORDS
     _save(tmp_path, 4)
     other = _config("stages", video={**CONFIG["stages"]["video"], "log_every": 5}, backbone={"steps": 9})
     assert resumed_records(tmp_path, stage, other) == other
+    told = _stage(freeze=[], muon={"momentum": 0.95})
+    assert resumed_records(tmp_path, stage, told) == told
     resumed_records(tmp_path, stage, RECORDS._replace(config={**CONFIG, "mesh": "host"}))
     resumed_records(tmp_path, stage, _config("model", remat="full", unroll=2))
     with pytest.raises(InputError, match=r"--accept-change: found 'statistic', expected one of"):

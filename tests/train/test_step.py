@@ -1,10 +1,13 @@
-"""One step: frozen means frozen, a bad gradient changes nothing."""
+"""One step: frozen means frozen, whoever says so; a bad gradient changes nothing."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.train.toy import TOY, toy_data, toy_parameters, toy_run
 from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.trees import digest, named_leaves
 from wallwm_jax.optim import freeze
@@ -41,6 +44,23 @@ def test_frozen_means_frozen(trained):
     assert {freeze.tower_of(name) for name in named_leaves(after.average)} == run.stage.trains
     tracked = {name.split("/mu/")[1] for name in named_leaves(after.optimizer_state) if "/mu/" in name}
     assert {freeze.tower_of(name) for name in tracked} == run.stage.trains
+
+
+def test_a_config_freezes_as_the_stage_does(tmp_path):
+    """Three steps of a stage that trains two towers, one of which its config freezes, leave the very state (parameters,
+    moments, average) of a stage that trains only the other one."""
+    both = dataclasses.replace(TOY, trains=frozenset({"linear", "frozen"}))
+    states = []
+    for stage, towers in ((TOY, ()), (both, ("frozen",)), (both, ())):
+        run = toy_run(tmp_path, stage=stage, freeze=towers)
+        with jax.set_mesh(run.mesh):
+            programs = make_programs(run, toy_parameters())
+            state = programs.create(toy_parameters())
+            for batch in toy_data(3).train(0):
+                state, _ = programs.step(state, to_mesh(batch, batch_sharding(run.mesh)))
+        states.append(state)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    assert digest(states[0]) == digest(states[1]) != digest(states[2])
 
 
 def test_counters_metrics_and_average(trained):

@@ -12,7 +12,7 @@ from wallwm_jax.core.axes import declare
 from wallwm_jax.core.mesh import make_mesh
 from wallwm_jax.train.checkpoint import Records
 from wallwm_jax.train.run import Run, StageData, Start
-from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.stages import Stage
 
 DECLARATIONS = {
@@ -56,7 +56,7 @@ def toy_start() -> Start:
 
 def toy_run(directory: pathlib.Path, fault=None, stage: Stage = TOY, **settings) -> Run:
     """A short run of the toy, and whatever settings differ."""
-    whole = stage_settings(stage, SETTINGS | settings)
+    stage, whole = configured_stage(stage, SETTINGS | settings)
     records = Records({"seed": 0, "stages": {"toy": {}}}, {"low": [0.5]}, {"views": ["front"]}, {"width": 26})
     return Run(stage, None, DECLARATIONS, whole, make_mesh("laptop"), 0, records, directory, fault=fault)
 

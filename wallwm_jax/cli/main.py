@@ -96,7 +96,6 @@ def _add_plan_command(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--stage", type=int, help="0 to 5; the first of the config's recipe by default")
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     plan.add_argument("--views", type=int, help="cameras of the dataset; else config.plan.views")
-    plan.add_argument("--freeze", action="append", default=[], metavar="TOWER", help="plan as if this were pretrained")
     plan.add_argument("--json", metavar="FILE", help="also write the plan as JSON, and print it as the last line")
     plan.add_argument("--analytic", action="store_true", help="without the compiler: shardings and counts alone")
 
@@ -172,7 +171,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from wallwm_jax.cli import planning
 
-    where = {"slices": options.slices, "number": options.stage, "views": options.views, "frozen": options.freeze}
+    where = {"slices": options.slices, "number": options.stage, "views": options.views}
     chosen = where | {"analytic": options.analytic, "output": options.json}
     return planning.plan(options.config, options.set, options.topology, **chosen)
 

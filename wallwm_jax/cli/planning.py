@@ -20,7 +20,6 @@ def plan(
     slices: int = 1,
     number: int | None = None,
     views: int | None = None,
-    frozen: Sequence[str] = (),
     analytic: bool = False,
     output: str | None = None,
 ) -> int:
@@ -28,7 +27,6 @@ def plan(
 
     Args:
         views: cameras of the dataset; else `config.plan.views`.
-        frozen: towers taken as frozen although the stage trains them.
         output: a file that the plan is also written into as JSON; its line is then the last one printed.
 
     Raises InputError for a config, topology or mesh that cannot be.
@@ -50,7 +48,7 @@ def plan(
         raise InputError("--views", views, "the number of the dataset's cameras: the config does not say")
     if output is not None and not pathlib.Path(output).absolute().parent.is_dir():
         raise InputError("--json", repr(output), "a file in a folder that exists")
-    made = make_plan(stages[number], config, parsed, views, frozen=frozen, analytic=analytic)
+    made = make_plan(stages[number], config, parsed, views, analytic=analytic)
     _show(sections(made), verdict(made))
     if output is not None:
         line = json.dumps(as_json(made))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from wallwm_jax.core.config import from_json
 from wallwm_jax.train.nonfinite import Findings, KeptStep, examine, read_failed_step
-from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.stages import stage_of
 
@@ -17,8 +17,9 @@ SHOWN = 10
 def replay(path: str) -> int:
     """Does the step kept in `path` again and prints what is not finite in it; 1 if this time all is finite, else 0."""
     kept = read_failed_step(path)
-    stage, config = stage_of(kept.stage), from_json(json.dumps(kept.records.config))
-    side, settings = SIDES[stage.side], stage_settings(stage, config.stages[stage.name])
+    config = from_json(json.dumps(kept.records.config))
+    stage, settings = configured_stage(stage_of(kept.stage), config.stages[kept.stage])
+    side = SIDES[stage.side]
     model = side.rebuild(config, kept.records.model)
     found = examine(model, stage, settings, config.seed, kept, side.batch)
     print(*_lines(kept, found), sep="\n")

@@ -1,7 +1,6 @@
 """A plan: does a stage's train step fit a topology, and how fast can it be?"""
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any
 
 import ml_collections
@@ -71,7 +70,6 @@ def make_plan(
     topology: Topology,
     views: int,
     *,
-    frozen: Collection[str] = (),
     analytic: bool = False,
 ) -> Plan:
     """Plans `stage` of a config, for a dataset of so many views, on a topology.
@@ -88,18 +86,17 @@ def make_plan(
     elif mesh.shape["data"] % topology.slices:
         found = f"{config.mesh!r}, data = {mesh.shape['data']}"
         raise InputError("config.mesh", found, f"a multiple of the {topology.slices} slices")
-    step = abstract_step(stage, config, views, mesh, frozen=frozen)
-    operations = count_operations(step, abstract_step(stage, config, views, mesh, frozen=frozen, remat="none"))
+    step = abstract_step(stage, config, views, mesh)
+    operations = count_operations(step, abstract_step(stage, config, views, mesh, remat="none"))
     held = holdings(step, count_activations(step))
     compiled = None if analytic else compile_step(step)
-    return _plan(step, topology, config, tuple(frozen), operations, held, compiled)
+    return _plan(step, topology, config, operations, held, compiled)
 
 
 def _plan(
     step: AbstractStep,
     topology: Topology,
     config: ml_collections.ConfigDict,
-    frozen: tuple[str, ...],
     operations: Operations,
     held: Holdings,
     compiled: Compiled | None,
@@ -112,7 +109,7 @@ def _plan(
         flops = found.flops + (operations.optimizer if found.unknown_loops else 0)
     return Plan(
         stage=stage.name,
-        frozen=frozen,
+        frozen=step.run.settings.freeze,
         topology=topology,
         mesh=dict(step.run.mesh.shape),
         parameters=parameter_count(parameters),

@@ -1,16 +1,13 @@
 """A stage's own train step on shapes alone: nothing is allocated and no data is read."""
 
 import contextlib
-import dataclasses
 import pathlib
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import BATCH_AXES, check_batch
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.plan.batches import abstract_batch
@@ -18,7 +15,7 @@ from wallwm_jax.plan.stand_in import with_codec
 from wallwm_jax.train.checkpoint import Records
 from wallwm_jax.train.fit import Programs, make_programs
 from wallwm_jax.train.run import Run
-from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState
@@ -43,23 +40,18 @@ def abstract_step(
     views: int,
     mesh: Mesh | AbstractMesh,
     *,
-    frozen: Collection[str] = (),
     remat: str | None = None,
 ) -> AbstractStep:
     """The train step of a stage on a mesh, whose devices may be absent.
 
     Args:
         views: cameras of the dataset.
-        frozen: towers that the stage trains, taken as frozen.
         remat: None does as the config says.
 
     Raises InputError for what `train_stage` refuses: bad values, a batch that does not divide the mesh.
     """
     side = SIDES[stage.side]
-    if absent := sorted(set(frozen) - stage.trains):
-        raise InputError("--freeze", absent, f"towers that stage {stage.name} trains: {sorted(stage.trains)}")
-    stage = dataclasses.replace(stage, trains=stage.trains - frozenset(frozen))
-    settings = stage_settings(stage, config.stages[stage.name])
+    stage, settings = configured_stage(stage, config.stages[stage.name])
     check_batch(side.rows(config), mesh, settings.run.accumulate)
     model = side.rebuild(config, {"views": views, "text_length": config.data.text_length})
     if stage.side == "world_action":

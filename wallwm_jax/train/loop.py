@@ -26,7 +26,7 @@ from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import Reporter, default_reporter
 from wallwm_jax.train.resumption import check_origin, data_sources, resumed_records
 from wallwm_jax.train.run import Run, Start
-from wallwm_jax.train.settings import stage_settings
+from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.stages import Stage, stage_of
 from wallwm_jax.train.state import TrainState, placement_by
@@ -68,9 +68,9 @@ def train_stage(
             room.
         RunError: what `fit` raises.
     """
-    stage, curated = stage_of(stage_name), CuratedDataset.open(curated_path)
+    stage, settings = configured_stage(stage_of(stage_name), config.stages[stage_name])
+    curated, mesh = CuratedDataset.open(curated_path), make_mesh(config.mesh)
     side, directory = SIDES[stage.side], pathlib.Path(workdir) / stage.name
-    settings, mesh = stage_settings(stage, config.stages[stage.name]), make_mesh(config.mesh)
     check_batch(side.rows(config), mesh, settings.run.accumulate)
     if settings.run.offload_optimizer:
         check_host_memory(mesh)

@@ -1,5 +1,6 @@
 """What a run may not have changed when it goes on with a checkpoint, unless a person has said so by name."""
 
+import json
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from wallwm_jax.core.files import file_digest
 from wallwm_jax.data.curated import INDEX, WINDOWS
 from wallwm_jax.data.planning import PLANS, TOKENIZER
 from wallwm_jax.train.checkpoint import Records, committed_steps, differences, latest_records
+from wallwm_jax.train.settings import default_config
 from wallwm_jax.train.sides import sections
 from wallwm_jax.train.stages import Stage
 
@@ -110,12 +112,23 @@ def _accepted_kind(where: str, path: str, found: Any, expected: Any, accept: Col
 
 
 def _decisive(records: Records, stage: Stage) -> dict[str, Any]:
-    """The part of the records that decides what a stage learns, in the order in which it is compared."""
+    """The part of the records that decides what a stage learns, in the order in which it is compared. A setting that
+    was not there yet when a checkpoint was saved has its default."""
     config = records.config
-    own = {name: value for name, value in config["stages"][stage.name].items() if name not in _MAY_CHANGE}
+    whole = _filled(json.loads(json.dumps(default_config(stage.name).to_dict())), config["stages"][stage.name])
+    own = {name: value for name, value in whole.items() if name not in _MAY_CHANGE}
     decisive = {**{name: config[name] for name in ("seed", *sections(stage))}, "stages": {stage.name: own}}
     decisive["model"] = {name: value for name, value in config["model"].items() if name not in _MAY_CHANGE_OF_MODEL}
     return {**_of(records, "model", "statistics", "embodiment", "sources"), "config": decisive}
+
+
+def _filled(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, and where it has no entry that of `defaults`, on every level."""
+    found = dict(defaults)
+    for name, value in given.items():
+        nested = isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+        found[name] = _filled(defaults[name], value) if nested else value
+    return found
 
 
 def _of(records: Records, *names: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A stage's part of the config (`config.stages.<name>`) as frozen dataclasses, and back as the config's defaults."""
+"""A stage's part of the config (`config.stages.<name>`) as frozen dataclasses, and back as a part of a config."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -55,27 +55,51 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings:
-    """Everything that `config.stages.<name>` says."""
+    """Everything that `config.stages.<name>` says; `freeze` names towers that the stage trains and this run does
+    not."""
 
     run: RunSettings
     optimizer: OptimizerSettings
     objective: Any
+    freeze: tuple[str, ...] = ()
+
+    def as_section(self) -> dict[str, Any]:
+        """The whole section of a config that says so, with every key."""
+        parts = {**dataclasses.asdict(self.optimizer), **dataclasses.asdict(self.run)}
+        return {**parts, "freeze": self.freeze, "objective": dataclasses.asdict(self.objective)}
+
+
+def configured_stage(stage: Stage, config: Section) -> tuple[Stage, StageSettings]:
+    """`stage` as a run with `config.stages.<stage.name>` has it, which trains fewer towers if that says `freeze`; and
+    the run's settings. Raises what `stage_settings` raises."""
+    settings = stage_settings(stage, config)
+    return dataclasses.replace(stage, trains=stage.trains - set(settings.freeze)), settings
 
 
 def stage_settings(stage: Stage, config: Section) -> StageSettings:
     """Reads `config.stages.<stage.name>`; raises InputError on unknown keys (naming the nearest) and bad values."""
     where = f"config.stages.{stage.name}"
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    objective = values.pop("objective", {})
+    objective, frozen = values.pop("objective", {}), tuple(values.pop("freeze", ()))
     run, optimizer = _names(RunSettings), _names(OptimizerSettings)
-    check_keys(values, {*run, *optimizer, "objective"}, where)
+    check_keys(values, {*run, *optimizer, "objective", "freeze"}, where)
+    _check_frozen(stage, frozen, f"{where}.freeze")
     if "steps" not in values:
         raise InputError(where, "no key 'steps'", "the number of training steps")
     return StageSettings(
         build(RunSettings, {name: value for name, value in values.items() if name in run}, where),
         build(OptimizerSettings, {name: value for name, value in values.items() if name in optimizer}, where),
         build(stage.settings, objective, f"{where}.objective"),
+        frozen,
     )
+
+
+def _check_frozen(stage: Stage, frozen: tuple[str, ...], where: str) -> None:
+    """Raises InputError for what the stage does not train anyway, and if nothing is left to train."""
+    if absent := sorted(set(frozen) - stage.trains):
+        raise InputError(where, absent, f"towers that stage {stage.name} trains: {sorted(stage.trains)}")
+    if stage.trains <= set(frozen):
+        raise InputError(where, sorted(frozen), f"fewer than all that stage {stage.name} trains")
 
 
 def default_config(name: str, **changes: Any) -> ml_collections.ConfigDict:
@@ -83,10 +107,7 @@ def default_config(name: str, **changes: Any) -> ml_collections.ConfigDict:
 
     A config file starts from this, so that every key exists and can be overridden on the command line.
     """
-    stage = stage_of(name)
-    optimizer = dataclasses.asdict(OptimizerSettings(steps=1000))
-    run = dataclasses.asdict(RunSettings(steps=1000))
-    config = ml_collections.ConfigDict({**optimizer, **run, "objective": dataclasses.asdict(stage.settings())})
+    config = ml_collections.ConfigDict(stage_settings(stage_of(name), {"steps": 1000}).as_section())
     config.lock()
     config.update(changes)
     return config

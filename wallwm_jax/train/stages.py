@@ -111,7 +111,8 @@ STAGES: tuple[Stage, ...] = (
         starts_from="action",
     ),
 )
-"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout.
+"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout
+(`stages.video.freeze`).
 Stage 0 is no stage of the paper's: it makes the small models that stand where the paper has pretrained ones."""
 
 
