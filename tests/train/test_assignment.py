@@ -1,9 +1,11 @@
 """Which optimizer gets which parameter is said when a run starts, and kept."""
 
+import dataclasses
+
 import pytest
 
 from tests.train.test_fit import Silent
-from tests.train.toy import toy_parameters, toy_run
+from tests.train.toy import TOY, toy_parameters, toy_run
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.train.assignment import announce_assignment, read_assignment
 
@@ -23,6 +25,16 @@ def test_the_assignment_is_said_and_kept(tmp_path, optimizer):
     said["adamw"] = ["adamw: 702 numbers in 2 arrays"]
     assert reporter.lines[:-1] == said[optimizer]
     assert reporter.lines[-1] == f"frozen: 26 numbers; the whole table: {tmp_path / 'assignment.json'}"
+
+
+def test_frozen_towers_that_nothing_has_trained_are_named(tmp_path):
+    """A first stage that freezes a tower keeps its random numbers: the run says so; one that goes on from another
+    stage does not."""
+    stage = dataclasses.replace(TOY, trains=frozenset({"linear", "frozen"}))
+    for earlier, expected in ((None, True), ("video", False)):
+        reporter, chosen = Silent(), dataclasses.replace(stage, starts_from=earlier)
+        announce_assignment(toy_run(tmp_path, stage=chosen, freeze=("frozen",)), toy_parameters(), reporter)
+        assert ("frozen as they were drawn, no stage has trained them: frozen" in reporter.lines) == expected
 
 
 def test_a_missing_table_is_named(tmp_path):

@@ -21,7 +21,8 @@ ASSIGNMENT = "assignment.json"
 
 def announce_assignment(run: Run, shapes: Any, reporter: Reporter) -> None:
     """Writes the table of the parameters that a run trains into its directory, and says a line of it for every
-    optimizer. `shapes` are all parameters', or the arrays."""
+    optimizer; and which towers it freezes although nothing has trained them. `shapes` are all parameters', or the
+    arrays."""
     trained, frozen = freeze.split(shapes, run.stage.trains)
     rows = assignment_table(trained, run.declarations, run.settings.optimizer.optimizer)
     if jax.process_index() == 0:
@@ -34,6 +35,8 @@ def announce_assignment(run: Run, shapes: Any, reporter: Reporter) -> None:
     for name, count in numbers.most_common():
         reporter.note(f"{name}: {count:,} numbers in {arrays[name]} arrays")
     reporter.note(f"frozen: {parameter_count(frozen):,} numbers; the whole table: {run.directory / ASSIGNMENT}")
+    if run.settings.freeze and run.stage.starts_from is None:
+        reporter.note(f"frozen as they were drawn, no stage has trained them: {', '.join(run.settings.freeze)}")
 
 
 def read_assignment(directory: pathlib.Path) -> Sequence[Mapping[str, Any]]:
