@@ -29,7 +29,7 @@ def branch(x: Array) -> Array:
     return checkpoint_name(x, _BRANCH)
 
 
-def check_remat(name: str) -> None:
+def check_remat(name: object) -> None:
     """Raises InputError for a name that is not among REMATS."""
     if not isinstance(name, str) or name not in REMATS:
         raise InputError("config.model.remat", repr(name), f"one of {list(REMATS)}")
