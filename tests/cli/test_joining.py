@@ -36,7 +36,7 @@ def together(commands, port, patience):
         group = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(number)]
         line = [sys.executable, "-c", start, *command, *group, "--patience", str(patience)]
         processes.append(subprocess.Popen(line, **pipes))
-    outputs = [process.communicate(timeout=400)[1] for process in processes]
+    outputs = [process.communicate(timeout=600)[1] for process in processes]
     return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
 
 

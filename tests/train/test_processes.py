@@ -24,7 +24,7 @@ def _train(directory, count, stopped=-1):
     commands = [[*script, str(n), str(count), port, str(directory), str(stopped)] for n in range(count)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
     processes = [subprocess.Popen(command, **pipes) for command in commands]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * count, outputs
     return [output.splitlines()[-1] for output in outputs]
 
