@@ -46,8 +46,15 @@ def test_rows_lie_over_the_axes_of_the_batch(mesh, rows, constrained):
     assert found == ([PartitionSpec(("data", "fsdp"))] if constrained else [])
 
 
+def marks(jaxpr):
+    """The names that a program gives to what a remat may keep."""
+    inner = [mark for equation in jaxpr.eqns for part in inner_jaxprs(equation) for mark in marks(part)]
+    return [equation.params["name"] for equation in jaxpr.eqns if equation.primitive.name == "name"] + inner
+
+
 def test_both_towers_ask_for_it_in_every_block():
-    """Of the joint pass and of the text encoder: before and after each half of the scanned block, and each layer."""
+    """Of the joint pass and of the text encoder: before and after each half of the scanned block, and each layer. The
+    block marks what its seven branches add to the stream, four of the video's and three of the actions'."""
     model = WorldAction(variant("micro"), views=2)
     batch = random_batch(0, rows=4)
     parameters, _ = abstract_parameters(model, batch)
@@ -55,6 +62,7 @@ def test_both_towers_ask_for_it_in_every_block():
     with jax.sharding.use_abstract_mesh(mesh_of(2, 2, 1)):
         traced = jax.make_jaxpr(lambda *inputs: model.apply({"params": inputs[0]}, *inputs[1:]))(parameters, *given)
     assert constraints(traced.jaxpr) == [PartitionSpec(("data", "fsdp"))] * 6
+    assert marks(traced.jaxpr) == ["branch"] * 7
 
 
 def test_without_a_mesh_nothing_is_asked_for():

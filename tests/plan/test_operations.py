@@ -7,7 +7,6 @@ import pytest
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.flops import jaxpr_flops, matmul_flops
 from wallwm_jax.core.mesh import make_mesh
-from wallwm_jax.nn.remat import REMATS
 from wallwm_jax.optim.muon import MuonSettings, matrix_views, ownership_of, scale_by_muon
 from wallwm_jax.plan.analytic import holdings
 from wallwm_jax.plan.operations import count_activations, count_operations, owned_flops
@@ -69,30 +68,16 @@ def test_a_step_is_model_recomputation_and_optimizer(micro_config):
     assert 0 < count_activations(step).kept < count_activations(plain).kept
 
 
-def test_a_remat_keeps_and_computes_again_what_its_name_says(micro_config):
-    """From nothing to everything: kept bytes fall and operations rise. "dots" computes attention's two products again,
-    within a view and with the text; "branches" saves the three products that end a branch, against "full"."""
-    mesh = make_mesh("laptop")
-    steps = [abstract_step(STAGE, micro_config, 2, mesh, remat=name) for name in REMATS]
-    again = {name: count_operations(step, steps[0]).recomputed for name, step in zip(REMATS, steps, strict=True)}
-    kept = [count_activations(step).kept for step in steps]
-    assert list(REMATS) == ["none", "dots", "branches", "full"] and kept == sorted(set(kept), reverse=True)
-    width, mlp, tokens, seen = 32, 64, 8 * 4 * 2 * 4, 4 * 4 + 8
-    assert again["none"] == 0 and again["dots"] == tokens * 4 * width * seen
-    assert again["full"] - again["branches"] == tokens * (4 * width**2 + 2 * width * mlp)
-    assert again["branches"] > again["dots"]
-
-
 def test_parts_and_offloading_change_what_a_device_holds(micro_config):
-    """In two parts a step keeps half the activations and does the same operations. An offloaded optimizer's state is
+    """In two parts a step keeps half of what rows make it keep, and does the same operations. An offloaded state is
     counted where it lies, to the byte."""
     mesh = make_mesh("laptop")
     plain = abstract_step(STAGE, micro_config, 2, mesh)
     micro_config.stages.video.update({"accumulate": 2, "offload_optimizer": True})
     other = abstract_step(STAGE, micro_config, 2, mesh)
-    assert count_operations(other, other) == count_operations(plain, plain)
+    assert count_operations(other, plain).recomputed == 0
     kept, half = (count_activations(step) for step in (plain, other))
-    assert 2 * half.kept == kept.kept
+    assert kept.kept / 2 <= half.kept < 0.55 * kept.kept
     before, after = holdings(plain, kept), holdings(other, half)
     assert before.host == after.optimizer == 0 and after.host == before.optimizer > 0
     assert after.parameters == before.parameters and after.least < before.least
