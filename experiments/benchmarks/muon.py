@@ -1,18 +1,35 @@
-"""Our Muon beside Optax's: time of an optimizer step, temporary memory, and how orthogonal the updates are.
+"""Our Muon beside Optax's and AdamW: time and memory here, shares and traffic on machines that are not here.
 
     python experiments/benchmarks/muon.py [--layers 12 --width 512 --rounds 7]
-
-Two trees of the same transformer matrices: a leaf for every layer's, and every kind stacked over the layers as
-`nn.scan` leaves them. The optimizers step in turn in one process, on the same gradients; times are medians over the
-rounds, ratios are medians of the rounds' ratios. Orthogonality is 1 - cosine between an update and U V^T, the mean over
-flat, power-law and exponential spectra.
+    python experiments/benchmarks/muon.py --compile     # minutes: plans the 5B step anew (extra `plan`)
 
 The last line is one JSON object.
+
+* `step_ratio_vs_optax`, `stacked_ratio_vs_optax`: Optax's time of an optimizer step over ours, on two trees of the same
+  transformer matrices: a leaf for every layer's, and every kind stacked over the layers as `nn.scan` leaves them. The
+  optimizers step in turn in one process, on the same gradients; times are medians over the rounds, ratios are medians
+  of the rounds' ratios. `temp_mem_ratio`: our temporary memory over Optax's, the worse of the two trees.
+* `orth_error_ratio`: 1 - cosine between an update and U V^T, the mean over flat, power-law and exponential spectra; our
+  default over Optax's.
+* `ns_flops_fraction_8dev`: what the busiest of eight devices does in Newton-Schulz iterations with parameters sharded
+  over all (FSDP), over an eighth of what one device does alone: 1 is ideal. `iteration_collectives`: collectives inside
+  the iterations of that program. Both from the program that XLA compiles for eight simulated devices; its products
+  agree with the analytic counter (`counter_vs_compiled`), and the products that were read from it with what XLA itself
+  counts, which also counts sums and takes every loop once (`products_vs_cost_analysis`).
+* `traffic_ratio_vs_optax_v5p64`: what Muon adds to the bytes that a chip sends with AdamW, over what Optax's Muon adds;
+  `overhead_vs_adamw_5b`: by how much it prolongs the step. Stage 1 of the 5B model on 64 chips of v5p as compiled, from
+  the plans in `--plans`, which `--compile` makes. The prediction is a roofline at published peaks, in which compute,
+  HBM and network run beside each other (`overlapped`). `overhead_bounds` also has it with nothing overlapping
+  (`serial`), and with nothing of what Muon adds overlapping, behind an AdamW step in which all does (`behind`).
 """
 
 import argparse
 import json
+import os
+import pathlib
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +41,7 @@ import optax
 import optax.contrib
 
 from wallwm_jax.core.axes import Declaration, declare
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.optim.muon import MuonSettings, muon
 from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, orthogonalize
 from wallwm_jax.optim.polynomials import POLYNOMIALS, polynomials_of
@@ -38,13 +56,22 @@ KINDS = {
     "down": "mlp -> embed",
 }
 SPECTRA = ("flat", "power", "exponential")
+SETTINGS = MuonSettings(iteration="cheapest")
+PLANS = {"muon": "plan_5b.json", "adamw": "plan_5b_adamw.json", "optax_muon": "plan_5b_optax_muon.json"}
+PLANNED = ("stage", "frozen", "topology", "mesh", "parameters", "batch")
+"""What the plans must have in common."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("layers", 12), ("width", 512), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--plans", type=pathlib.Path, default="experiments/results", help="folder of the three plans")
+    parser.add_argument("--compile", action="store_true", help="make the plans first")
     options = parser.parse_args()
+    if options.compile:
+        make_plans(options.plans)
+    planned, shared = compare_plans(options.plans), on_eight_devices(options.layers, options.width)
     loose, stacked = (steps(options, stack) for stack in (False, True))
     ours, theirs = orthogonality(options.width)
     result = {
@@ -52,20 +79,21 @@ def main() -> None:
         "stacked_ratio_vs_optax": stacked["ratio"],
         "temp_mem_ratio": max(loose["memory_ratio"], stacked["memory_ratio"]),
         "orth_error_ratio": round(ours / theirs, 4),
+        **shared,
+        **planned,
         "orth_error": {"ours": ours, "optax": theirs},
         "seconds": {"unscanned": loose["seconds"], "scanned": stacked["seconds"]},
     }
-    print(json.dumps(result | vars(options) | {"platform": jax.devices()[0].platform}))
+    sizes = {name: getattr(options, name) for name in ("layers", "width", "rounds")}
+    print(json.dumps(result | sizes | {"platform": jax.devices()[0].platform}))
 
 
 def steps(options: argparse.Namespace, stack: bool) -> dict[str, Any]:
     """Every optimizer's step on one tree, in turn."""
-    rules = declarations(options.layers, stack)
-    sizes = {"layers": options.layers, "embed": options.width, "heads": options.width // HEAD, "head_dim": HEAD}
-    sizes["mlp"] = 4 * options.width
-    generator = np.random.default_rng(0)
+    rules, generator = declarations(options.layers, stack), np.random.default_rng(0)
     gradients = {
-        name: jnp.asarray(generator.normal(size=rule.shape(sizes)), jnp.float32) for name, rule in rules.items()
+        name: jnp.asarray(generator.normal(size=shape), jnp.float32)
+        for name, shape in shapes(rules, options.layers, options.width).items()
     }
     compiled, states = {}, {}
     for name, optimizer in optimizers(rules).items():
@@ -94,17 +122,21 @@ def declarations(layers: int, stack: bool) -> dict[str, Declaration]:
     return {f"{kind} {layer}": declare(text) for layer in range(layers) for kind, text in KINDS.items()}
 
 
+def shapes(rules: Mapping[str, Declaration], layers: int, width: int) -> dict[str, tuple[int, ...]]:
+    sizes = {"layers": layers, "embed": width, "heads": width // HEAD, "head_dim": HEAD, "mlp": 4 * width}
+    return {name: rule.shape(sizes) for name, rule in rules.items()}
+
+
 def optimizers(rules: Mapping[str, Declaration]) -> dict[str, optax.GradientTransformation]:
     """Ours and Optax's with the same polynomials, momentum and scale; and AdamW."""
     numbers = {name: optax.contrib.MuonDimensionNumbers(*rule.matrix_order()[1:]) for name, rule in rules.items()}
-    chosen = MuonSettings(iteration="cheapest")
     return {
-        "muon": muon(1e-3, rules, chosen, weight_decay=0.01),
+        "muon": muon(1e-3, rules, SETTINGS, weight_decay=0.01),
         "optax": optax.contrib.muon(
             1e-3,
-            tuple(polynomials_of(chosen.coefficients, chosen.steps)),
+            tuple(polynomials_of(SETTINGS.coefficients, SETTINGS.steps)),
             weight_decay=0.01,
-            consistent_rms=chosen.consistent_rms,
+            consistent_rms=SETTINGS.consistent_rms,
             muon_weight_dimension_numbers=numbers,
         ),
         "adamw": optax.adamw(1e-3, weight_decay=0.01),
@@ -130,6 +162,50 @@ def matrices(spectrum: str, rows: int, columns: int) -> tuple[jax.Array, np.ndar
     index = np.arange(1, rows + 1)
     singular = {"flat": singular, "power": 1.0 / index, "exponential": np.exp(-5.0 * index / rows)}[spectrum]
     return jnp.asarray((left * singular) @ right, jnp.float32)[None], (left @ right)[None]
+
+
+def on_eight_devices(layers: int, width: int) -> dict[str, Any]:
+    """What muon_mesh.py finds, in a process of its own that simulates them."""
+    script = pathlib.Path(__file__).with_name("muon_mesh.py")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, str(script), str(layers), str(width)]
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_plans(folder: pathlib.Path) -> None:
+    """`wallwm plan` with each of the three optimizers."""
+    for optimizer, name in PLANS.items():
+        command = [sys.executable, "-m", "wallwm_jax.cli.main", "plan", "--config", "experiments/wan.py:5b"]
+        command += ["--topology", "v5p:4x4x4", "--set", f"stages.video.optimizer={optimizer}"]
+        subprocess.run([*command, "--json", str(folder / name)], check=True)
+
+
+def compare_plans(folder: pathlib.Path) -> dict[str, Any]:
+    """What Muon adds to a step of AdamW, from three plans; raises InputError if they are of different runs."""
+    plans = {optimizer: json.loads((folder / name).read_text()) for optimizer, name in PLANS.items()}
+    for name in PLANNED:
+        if any(plan[name] != plans["adamw"][name] for plan in plans.values()):
+            found = {PLANS[optimizer]: plan[name] for optimizer, plan in plans.items()}
+            raise InputError(f"--plans: {name}", found, "plans that differ in the optimizer alone")
+    sent = {name: sum(sent["links"] for sent in plan["traffic"]["sent"].values()) for name, plan in plans.items()}
+    seconds = {name: plan["seconds"] for name, plan in plans.items()}
+    ours, base = seconds["muon"], seconds["adamw"]
+    behind = sum(ours[name] - base[name] for name in ("compute", "memory", "network")) / base["overlapped"]
+    bounds = {name: ours[name] / base[name] - 1 for name in ("overlapped", "serial")} | {"behind": behind}
+    return {
+        "traffic_ratio_vs_optax_v5p64": round((sent["muon"] - sent["adamw"]) / (sent["optax_muon"] - sent["adamw"]), 4),
+        "overhead_vs_adamw_5b": round(bounds["overlapped"], 4),
+        "overhead_bounds": {name: round(value, 4) for name, value in bounds.items()},
+        "plans": {
+            "files": [str(folder / name) for name in PLANS.values()],
+            "frozen": plans["adamw"]["frozen"],
+            "tokens_per_chip": plans["adamw"]["batch"]["tokens"] / plans["adamw"]["topology"]["chips"],
+            "sent_gigabytes": {name: round(value / 1e9, 2) for name, value in sent.items()},
+            "seconds": {n: {key: round(v, 4) for key, v in s.items() if key != "bound"} for n, s in seconds.items()},
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Muon's iterations as compiled for eight simulated devices with parameters sharded over all; muon.py runs this.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python experiments/benchmarks/muon_mesh.py LAYERS WIDTH
+
+The last line is one JSON object.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from muon import SETTINGS, declarations, shapes
+
+from wallwm_jax.core.mesh import make_mesh, parameter_shardings
+from wallwm_jax.optim.muon import MuonState, matrix_views, ownership_of, scale_by_muon
+from wallwm_jax.optim.ownership import flops_of
+from wallwm_jax.plan.hlo import Program, parse
+from wallwm_jax.plan.traffic import Traffic, traffic
+
+
+class OneTurn(Program):
+    """A program whose loops count once, as in XLA's own cost analysis."""
+
+    def trips(self, computation: Any, loop: Any) -> int:
+        return 1
+
+
+def main(layers: int, width: int) -> None:
+    rules, mesh = declarations(layers, stack=False), make_mesh("host")
+    leaves = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes(rules, layers, width).items()}
+    ownership, _ = ownership_of(matrix_views(leaves, rules, SETTINGS, mesh), dict(mesh.shape), SETTINGS)
+    compiled = compiled_update(leaves, rules, mesh)
+    program, devices = parse(compiled.as_text()), [0] * mesh.size
+    counted = sorted(flops_of(share.group, SETTINGS.steps, SETTINGS.iteration) for share in ownership.shares)
+    owned = sorted(of_body(program, body, devices).flops for body, turns in loops(program) if turns is None)
+    single = sum(flops * share.group.count for flops, share in zip(counted, by_cost(ownership), strict=True))
+    busiest = sum(flops * share.counts for flops, share in zip(owned, by_cost(ownership), strict=True)).max()
+    once = traffic(OneTurn(program.computations, program.entry), devices).flops
+    found = {
+        "ns_flops_fraction_8dev": round(float(busiest) / (single / mesh.size), 4),
+        "iteration_collectives": int(sum(of_body(program, b, devices).total_sent.calls for b, _ in loops(program))),
+        "ns_flops_8dev": {
+            "analytic_fraction": round(float(ownership.flops.max()) / (single / mesh.size), 4),
+            "counter_vs_compiled": round(sum(counted) / sum(owned), 4),
+            "products_vs_cost_analysis": round(once / compiled.cost_analysis()["flops"], 4),
+        },
+    }
+    print(json.dumps(found))
+
+
+def by_cost(ownership: Any) -> list[Any]:
+    """Shares in the order of what a matrix costs."""
+    return sorted(ownership.shares, key=lambda share: flops_of(share.group, SETTINGS.steps, SETTINGS.iteration))
+
+
+def compiled_update(leaves: Any, rules: Any, mesh: Any) -> Any:
+    optimizer, shardings = scale_by_muon(rules, SETTINGS, mesh), parameter_shardings(leaves, rules, mesh)
+    placed = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), leaves, shardings)
+    with jax.set_mesh(mesh):
+        state = MuonState(jax.ShapeDtypeStruct((), jnp.int32), placed)
+        return jax.jit(optimizer.update, donate_argnums=1).lower(placed, state).compile()
+
+
+def loops(program: Program) -> Iterator[tuple[str, int | None]]:
+    """(body, turns if they are known) of every loop."""
+    for computation in program.computations.values():
+        for step in computation.instructions.values():
+            if step.operation == "while":
+                yield step.called("body"), program.trips(computation, step)
+
+
+def of_body(program: Program, body: str, devices: list[int]) -> Traffic:
+    """What one turn of a loop does."""
+    return traffic(dataclasses.replace(program, entry=body), devices)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
