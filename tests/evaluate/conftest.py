@@ -1,4 +1,8 @@
-"""An invented evaluation, for tests of the report alone; and a toy dataset."""
+"""An invented evaluation, for tests of the report alone; a toy dataset; a protocol of a toy."""
+
+import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from tests.evaluate import toy_dataset
 from wallwm_jax.evaluate.baselines import SCENE_RULE
 from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, LoopFilm
 from wallwm_jax.evaluate.errors import ErrorSummary, unit_of
+from wallwm_jax.evaluate.protocol import ClosedLoopProtocol
 from wallwm_jax.evaluate.results import (
     ClusterBalance,
     Curve,
@@ -21,6 +26,7 @@ from wallwm_jax.evaluate.results import (
 from wallwm_jax.evaluate.rollouts import Piece, Rollout
 from wallwm_jax.evaluate.video_quality import FrameQuality, VideoQuality
 
+PROTOCOLS = pathlib.Path("data_specs/protocols")
 VERBS = ("reach", "grasp", "lift", "move", "place", "release", "retreat", "open", "close", "press")
 
 
@@ -123,3 +129,20 @@ def evaluation():
 @pytest.fixture(scope="session")
 def curated(tmp_path_factory):
     return toy_dataset.write(tmp_path_factory.mktemp("curated"))
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    """The tabletop's, for two short episodes of one cell, wide limits and 12 steps an event."""
+    values = json.loads((PROTOCOLS / "tabletop.json").read_text())
+    cell = {"name": "toy", "kind": "in distribution", "episodes": 2, "first_seed": 6_000_000}
+    values["cells"] = [cell | {"programs": ["open_only", "close_then_press"]}]
+    values |= {"event_steps": 12, "episode_steps": 100, "longest_plan": 8}
+    values["limits"] = {"low": [-1] * 4, "high": [5] * 4, "metres_per_second": 2.4}
+    shutil.copy(PROTOCOLS / "tabletop_rubric.json", tmp_path)
+
+    def load(**changes):
+        (tmp_path / "toy.json").write_text(json.dumps(values | changes))
+        return ClosedLoopProtocol.load(tmp_path / "toy.json")
+
+    return load

@@ -1,8 +1,6 @@
 """The closed loop on an invented simulator: whose turn it is, what is sent, what is counted."""
 
 import json
-import pathlib
-import shutil
 import time
 
 import numpy as np
@@ -11,9 +9,7 @@ import pytest
 from wallwm_jax.core.types import Observation
 from wallwm_jax.evaluate.closed_loop import TOO_SLOW, run_cell
 from wallwm_jax.evaluate.controllers import HoldController, Plan
-from wallwm_jax.evaluate.protocol import ClosedLoopProtocol
 
-FOLDER = pathlib.Path("data_specs/protocols")
 RISE = 0.1
 
 
@@ -77,23 +73,6 @@ class Wrong(Climber):
 
     def act(self, requests):
         return self.spoil(super().act(requests))
-
-
-@pytest.fixture
-def protocol(tmp_path):
-    """The tabletop's, for two short episodes of one cell, wide limits and 12 steps an event."""
-    values = json.loads((FOLDER / "tabletop.json").read_text())
-    cell = {"name": "toy", "kind": "in distribution", "episodes": 2, "first_seed": 6_000_000}
-    values["cells"] = [cell | {"programs": ["open_only", "close_then_press"]}]
-    values |= {"event_steps": 12, "episode_steps": 100, "longest_plan": 8}
-    values["limits"] = {"low": [-1] * 4, "high": [5] * 4, "metres_per_second": 2.4}
-    shutil.copy(FOLDER / "tabletop_rubric.json", tmp_path)
-
-    def load(**changes):
-        (tmp_path / "toy.json").write_text(json.dumps(values | changes))
-        return ClosedLoopProtocol.load(tmp_path / "toy.json")
-
-    return load
 
 
 def run(controller, protocol, count=2):

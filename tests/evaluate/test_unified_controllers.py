@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.evaluate.test_closed_loop import Ladder, protocol  # noqa: F401  (a fixture)
+from tests.evaluate.test_closed_loop import Ladder
 from wallwm_jax.core.types import ActionChunk
 from wallwm_jax.data.traces import NOTHING
 from wallwm_jax.evaluate.closed_loop import run_cell
@@ -80,7 +80,7 @@ class Script(Reasoning):
 
 
 @pytest.fixture
-def play(protocol):  # noqa: F811
+def play(protocol):
     """The result of a controller in both episodes."""
     loaded = protocol()
     return lambda controller: run_cell(controller, [Ladder(), Ladder()], loaded.cell("toy"), loaded)

@@ -11,10 +11,12 @@ import ml_collections
 from jax import Array
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.files import file_digest
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.planning import TOKENIZER, PlanSettings
 from wallwm_jax.data.tokenizer import CaptionTokenizer
 from wallwm_jax.evaluate import closed_loop_section, page
+from wallwm_jax.evaluate.closed_loop_files import CellFiles
 from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.results import write_text
 from wallwm_jax.evaluate.settings import EvaluationSettings
@@ -25,12 +27,14 @@ from wallwm_jax.infer.reasoning_sources import LatentSource
 from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, TextRequest
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.train.architecture import model_of, reasoner_of
-from wallwm_jax.train.checkpoint import Checkpoint, latest_records, read_checkpoint
+from wallwm_jax.train.checkpoint import Checkpoint, committed_steps, latest_records, read_checkpoint
 from wallwm_jax.train.loop import require_finished
+from wallwm_jax.train.manifest import MANIFEST
 from wallwm_jax.train.sides import loader_settings
 from wallwm_jax.train.stages import stage_of
 
 MODES = ("event", "unified")
+LATENTS = "Staircase latents"
 Controllers = Callable[[Sequence[Any], Array], list[Any]]
 """Environments and a key to the controllers that are compared."""
 
@@ -39,7 +43,7 @@ def drive_run(
     config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path, mode: str
 ) -> ClosedLoopResult:
     """Every cell of the config's protocol under every controller of a mode; writes closed_loop_<mode>.json, with every
-    episode, and .html, anew after each cell.
+    episode, and .html, anew after each cell. An interrupted drive goes on with the first cell that is not finished.
 
     The world model is that of the last finished stage of 5 and 2. Raises InputError for an unknown mode, and for one
     whose stage has not been trained.
@@ -54,7 +58,8 @@ def drive_run(
     protocol = ClosedLoopProtocol.load(settings.protocol)
     make = {"event": event_controllers, "unified": unified_controllers}[mode](config, dataset, workdir, protocol)
     result = ClosedLoopResult(protocol.source, protocol.rubric.source, ())
-    for cell in closed_loop.compare(make, protocol, settings.closed_loop_episodes, settings.seed):
+    files = cell_files(workdir, mode, settings, protocol)
+    for cell in closed_loop.compare(make, protocol, settings.closed_loop_episodes, settings.seed, files):
         result = dataclasses.replace(result, cells=(*result.cells, cell))
         text = json.dumps(result.plain(details=True), indent=1) + "\n"
         write_text(workdir / f"closed_loop_{mode}.json", text)
@@ -62,6 +67,32 @@ def drive_run(
         write_text(workdir / f"closed_loop_{mode}.html", html)
     print(f"report: {(workdir / f'closed_loop_{mode}.html').resolve()}")
     return result
+
+
+def cell_files(workdir: pathlib.Path, mode: str, settings: EvaluationSettings, protocol: Any) -> CellFiles:
+    """Where a drive's finished cells are kept. What other weights or settings have driven is driven again."""
+    from wallwm_jax.evaluate.controllers import ExpertController, HoldController
+    from wallwm_jax.evaluate.unified_controllers import PlannedEventController
+
+    world = _digest(workdir, "adaptation") or _digest(workdir, "action")
+    reasoning = _digest(workdir, "staircase")
+
+    def weights(controller: str) -> dict[str, str | None]:
+        if controller in (ExpertController.name, HoldController.name):
+            return {}
+        reasons = controller in (PlannedEventController.name, f"unified mode, {LATENTS}")
+        return {"world": world} | ({"reasoning": reasoning} if reasons else {})
+
+    identity = {"protocol": protocol.source, "rubric": protocol.rubric.source, "settings": str(settings)}
+    return CellFiles(workdir / f"closed_loop_{mode}", identity, weights)
+
+
+def _digest(workdir: pathlib.Path, name: str) -> str | None:
+    """Of a finished stage's last checkpoint."""
+    directory = workdir / name / "checkpoints"
+    if finished(workdir, name) is None:
+        return None
+    return file_digest(directory / str(committed_steps(directory)[-1]) / MANIFEST)
 
 
 def event_controllers(
@@ -106,7 +137,7 @@ def unified_controllers(
         ]
         if reasoning is not None:
             latents = LatentSource(reasoning)
-            controllers.append(UnifiedController(mode, "Staircase latents", latents, key, reasoning=reasoning))
+            controllers.append(UnifiedController(mode, LATENTS, latents, key, reasoning=reasoning))
         return controllers
 
     return make

@@ -7,6 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
+from wallwm_jax.evaluate.closed_loop_files import CellFiles
 from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, cell_result
 from wallwm_jax.evaluate.controllers import Controller, EventController, Plan, Request
 from wallwm_jax.evaluate.protocol import Cell, ClosedLoopProtocol
@@ -43,12 +44,14 @@ def compare(
     protocol: ClosedLoopProtocol,
     episodes: int,
     seed: int = 0,
+    files: CellFiles | None = None,
 ) -> Iterator[CellResult]:
     """Every controller in every cell of a protocol, in the same scenes, at most `episodes` of each (extra `sim`), as
     they are finished.
 
     Args:
         controllers: makes them anew for a cell, from its scenes' environments and the key of all its noise.
+        files: keep what is finished; what they already have is not driven again.
 
     Raises:
         InputError: the protocol's views or control rate are not those of the simulator.
@@ -64,8 +67,12 @@ def compare(
         for cell, count in zip(protocol.cells, counts, strict=True):
             chosen = environments[:count]
             for controller in controllers(chosen, stream(seed, "closed_loop", cell.name)):
-                result = run_cell(controller, chosen, cell, protocol)
-                print(f"{cell.name}, {controller.name}: {result.completed} of {result.events} events", flush=True)
+                kept = files and files.find(cell.name, controller.name)
+                result = kept or run_cell(controller, chosen, cell, protocol)
+                if files and not kept:
+                    files.keep(result)
+                found = f"{result.completed} of {result.events} events, {result.seconds:.0f} s"
+                print(f"{cell.name}, {controller.name}: {found}{' (kept)' if kept else ''}", flush=True)
                 yield result
     finally:
         for environment in environments:
