@@ -149,7 +149,7 @@ def orthogonality(width: int) -> tuple[float, float]:
     for spectrum in SPECTRA:
         values, polar = matrices(spectrum, width, 2 * width)
         for errors, chosen, restarts in (
-            (ours, polynomials_of("polar_express", 5), SAFE_RESTARTS),
+            (ours, polynomials_of("polar_express", 5), SAFE_RESTARTS["float32"]),
             (theirs, POLYNOMIALS["keller_jordan"] * 5, None),
         ):
             found = np.asarray(orthogonalize(values, chosen, restarts=restarts), np.float64)

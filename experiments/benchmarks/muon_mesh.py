@@ -17,7 +17,6 @@ from muon import SETTINGS, declarations, shapes
 
 from wallwm_jax.core.mesh import make_mesh, parameter_shardings
 from wallwm_jax.optim.muon import MuonState, matrix_views, ownership_of, scale_by_muon
-from wallwm_jax.optim.ownership import flops_of
 from wallwm_jax.plan.hlo import Program, parse
 from wallwm_jax.plan.traffic import Traffic, traffic
 
@@ -35,7 +34,7 @@ def main(layers: int, width: int) -> None:
     ownership, _ = ownership_of(matrix_views(leaves, rules, SETTINGS, mesh), dict(mesh.shape), SETTINGS)
     compiled = compiled_update(leaves, rules, mesh)
     program, devices = parse(compiled.as_text()), [0] * mesh.size
-    counted = sorted(flops_of(share.group, SETTINGS.steps, SETTINGS.iteration) for share in ownership.shares)
+    counted = sorted(SETTINGS.taken.flops(share.group.m, share.group.k) for share in ownership.shares)
     owned = sorted(of_body(program, body, devices).flops for body, turns in loops(program) if turns is None)
     single = sum(flops * share.group.count for flops, share in zip(counted, by_cost(ownership), strict=True))
     busiest = sum(flops * share.counts for flops, share in zip(owned, by_cost(ownership), strict=True)).max()
@@ -54,7 +53,7 @@ def main(layers: int, width: int) -> None:
 
 def by_cost(ownership: Any) -> list[Any]:
     """Shares in the order of what a matrix costs."""
-    return sorted(ownership.shares, key=lambda share: flops_of(share.group, SETTINGS.steps, SETTINGS.iteration))
+    return sorted(ownership.shares, key=lambda share: SETTINGS.taken.flops(share.group.m, share.group.k))
 
 
 def compiled_update(leaves: Any, rules: Any, mesh: Any) -> Any:

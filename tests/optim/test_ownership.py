@@ -8,10 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wallwm_jax.optim.newton_schulz import iteration_flops
-from wallwm_jax.optim.ownership import Cut, Group, assign
+from wallwm_jax.optim.ownership import Cut, Group, Iteration, assign
 
-CUTS = [Cut(), Cut(("fsdp",), ("tensor",)), Cut(("tensor",), ("fsdp",)), Cut((), ("fsdp",)), Cut((), (), ("tensor",))]
-MESHES = [{"data": 1, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 3, "tensor": 2}, {"data": 4, "fsdp": 1, "tensor": 2}]
+CUTS = [
+    Cut(),
+    Cut(("fsdp",), ("tensor",)),
+    Cut(("tensor",), ("fsdp",)),
+    Cut((), ("fsdp", "sequence")),
+    Cut((), (), ("tensor",)),
+]
+MESHES = [
+    {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1},
+    {"data": 2, "fsdp": 3, "sequence": 1, "tensor": 2},
+    {"data": 2, "fsdp": 1, "sequence": 2, "tensor": 2},
+]
 groups = st.lists(
     st.builds(Group, st.sampled_from([8, 24]), st.sampled_from([24, 60]), st.sampled_from(CUTS), st.integers(1, 17)),
     min_size=1,
@@ -26,7 +36,7 @@ def test_every_matrix_has_one_owner_and_finds_its_way_back(chosen, mesh):
     """The tables hold each matrix of a group once; `returned` names, for each, the place where its owner has put it;
     the operations are those of all matrices; and unless a stack is cut, whose parts bind several devices at a time, no
     device is more than one matrix above the least busy."""
-    ownership = assign(chosen, mesh, 5, "direct")
+    ownership = assign(chosen, mesh, Iteration(5, "direct", "float32"))
     for group, share in zip(chosen, ownership.shares, strict=True):
         owned = [number for row, count in zip(share.table, share.counts, strict=True) for number in row[:count]]
         assert sorted(owned) == list(range(group.count))
@@ -53,6 +63,7 @@ def test_a_large_transformer_is_shared_evenly(data, fsdp, most):
         Group(3072, 4096, Cut(("fsdp",)), 1),
         Group(3072, 27648, Cut(("fsdp",)), 1),
     ]
-    ownership = assign(tower, {"data": data, "fsdp": fsdp, "tensor": 1}, 5, "cheapest")
+    mesh = {"data": data, "fsdp": fsdp, "sequence": 1, "tensor": 1}
+    ownership = assign(tower, mesh, Iteration(5, "cheapest", "bfloat16"))
     assert 1.0 <= ownership.balance <= most
     assert 1.0 <= ownership.padding <= 2.5

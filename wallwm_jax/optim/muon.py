@@ -25,8 +25,8 @@ from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.exchange import orthogonalize_by_owners
 from wallwm_jax.optim.freeze import tower_of
 from wallwm_jax.optim.matrices import MatrixView, view_of
-from wallwm_jax.optim.newton_schulz import in_turn, orthogonalize
-from wallwm_jax.optim.ownership import Group, Ownership, assign, restarts_of
+from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, in_turn, orthogonalize
+from wallwm_jax.optim.ownership import Group, Iteration, Ownership, assign
 from wallwm_jax.optim.polynomials import polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
@@ -39,7 +39,8 @@ BATCH_ELEMENTS = 2**20
 class MuonSettings:
     """Hyperparameters of `scale_by_muon`.
 
-    `products` is the dtype of the Newton-Schulz products, and of what devices send each other. `update_scale` is
+    `products` is the dtype of the Newton-Schulz products, and of what devices send each other: "float32", which is not
+    rounded and slow on accelerators, or "bfloat16". `update_scale` is
     "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs, outputs)), which matches
     AdamW's typical step (Liu et al. 2025); or "none". `iteration` takes the steps on the matrices themselves
     ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever takes fewer operations ("cheapest").
@@ -59,6 +60,10 @@ class MuonSettings:
     iteration: str = "direct"
     split: tuple[str, ...] = ()
     tower_coefficients: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def taken(self) -> Iteration:
+        return Iteration(self.steps, self.iteration, self.products)
 
 
 class MuonState(NamedTuple):
@@ -111,6 +116,8 @@ def _check(settings: MuonSettings, declarations: Any) -> None:
         raise InputError("muon.update_scale", repr(settings.update_scale), f"one of {UPDATE_SCALES}")
     if unknown := [axis for axis in settings.split if axis not in AXES]:
         raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
+    if settings.products not in SAFE_RESTARTS:
+        raise InputError("muon.products", repr(settings.products), f"one of {sorted(SAFE_RESTARTS)}")
     if settings.iteration not in ITERATIONS:
         raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
 
@@ -155,7 +162,7 @@ def ownership_of(
         members[(*view.wide, view.wide_cut, view.coefficients)].append(name)
     counts = [sum(views[name].stacked_on(mesh) for name in names) for names in members.values()]
     groups = [Group(m, k, cut, count) for (m, k, cut, _), count in zip(members, counts, strict=True)]
-    return assign(groups, mesh, settings.steps, settings.iteration), list(members.values())
+    return assign(groups, mesh, settings.taken), list(members.values())
 
 
 def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettings) -> Any:
@@ -237,7 +244,7 @@ def _iteration(m: int, k: int, coefficients: str, settings: MuonSettings) -> Cal
         polynomials=polynomials_of(coefficients, settings.steps),
         dtype=settings.products,
         epsilon=settings.epsilon,
-        restarts=restarts_of(m, k, settings.steps, settings.iteration),
+        restarts=settings.taken.restarts(m, k),
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -97,22 +98,30 @@ class Ownership:
         return places / matrices if matrices else 1.0
 
 
-def flops_of(group: Group, steps: int, iteration: str) -> int:
-    """Operations of one matrix's iteration ("direct", "gram" or "cheapest")."""
-    restarts = restarts_of(group.m, group.k, steps, iteration)
-    return iteration_flops(group.m, group.k, steps, restarts)
+class Iteration(NamedTuple):
+    """How Newton-Schulz iterations are taken: their number, "direct", "gram" or "cheapest", and in which dtype."""
+
+    steps: int
+    kind: str
+    products: str
+
+    def restarts(self, m: int, k: int) -> Sequence[int] | None:
+        """What `newton_schulz.orthogonalize` is told for matrices of a shape."""
+        if self.kind == "direct":
+            return None
+        restarts = SAFE_RESTARTS[self.products]
+        return restarts if self.kind == "gram" else cheapest_restarts(m, k, self.steps, restarts)
+
+    def flops(self, m: int, k: int) -> int:
+        """Operations of one matrix's iteration."""
+        return iteration_flops(m, k, self.steps, self.restarts(m, k))
 
 
-def restarts_of(m: int, k: int, steps: int, iteration: str) -> tuple[int, ...] | None:
-    """What `newton_schulz.orthogonalize` is told for matrices of a shape."""
-    return {"direct": None, "gram": SAFE_RESTARTS, "cheapest": cheapest_restarts(m, k, steps)}[iteration]
-
-
-def assign(groups: Sequence[Group], mesh: Mapping[str, int], steps: int, iteration: str) -> Ownership:
+def assign(groups: Sequence[Group], mesh: Mapping[str, int], iteration: Iteration) -> Ownership:
     """Owners for every matrix of every group on a mesh (axis name -> size): a function of its arguments alone."""
     axes = tuple(mesh)
     flops = np.zeros(tuple(mesh.values()), np.int64)
-    costs = [flops_of(group, steps, iteration) for group in groups]
+    costs = [iteration.flops(group.m, group.k) for group in groups]
     owned: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for number in sorted(range(len(groups)), key=lambda number: (-costs[number], number)):
         group = groups[number]
