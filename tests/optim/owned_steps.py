@@ -26,12 +26,12 @@ RULES = {
     "odd": declare("layers | patch -> embed"),
 }
 CASES = [
-    ((2, 2, 2), MuonSettings()),
-    ((2, 2, 2), MuonSettings(split=("heads",), iteration="cheapest")),
-    ((1, 4, 2), MuonSettings(products="bfloat16")),
-    ((1, 8, 1), MuonSettings(iteration="cheapest")),
-    ((4, 1, 1), MuonSettings()),
-    ((1, 2, 1), MuonSettings()),
+    ((2, 2, 1, 2), MuonSettings()),
+    ((2, 2, 1, 2), MuonSettings(split=("heads",), iteration="cheapest")),
+    ((1, 4, 1, 2), MuonSettings(products="bfloat16")),
+    ((1, 2, 2, 2), MuonSettings(iteration="cheapest")),
+    ((4, 1, 1, 1), MuonSettings()),
+    ((1, 1, 2, 1), MuonSettings()),
 ]
 COLLECTIVE = re.compile(r"= [^=]* (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)[-\w]*\(")
 
@@ -42,10 +42,10 @@ def main() -> None:
     print(json.dumps([case(tree, shape, settings) for shape, settings in CASES]))
 
 
-def case(tree: dict, shape: tuple[int, int, int], settings: MuonSettings) -> dict:
+def case(tree: dict, shape: tuple[int, int, int, int], settings: MuonSettings) -> dict:
     """The largest relative distance of a leaf from one device's update, and what the compiled step holds."""
     devices = jax.devices()[: int(np.prod(shape))]
-    mesh = jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    mesh = jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices)
     placed = jax.device_put(tree, parameter_shardings(tree, RULES, mesh))
     alone, shared = scale_by_muon(RULES, settings), scale_by_muon(RULES, settings, mesh)
     expected, _ = jax.jit(alone.update)(tree, alone.init(tree))

@@ -22,6 +22,6 @@ def test_owners_give_the_updates_of_one_device():
     cases = json.loads(done.stdout.splitlines()[-1])
     assert len(cases) == 6
     for case in cases:
-        assert case["gap"] < (0.1 if case["shape"] == [1, 4, 2] else 1e-5), case
+        assert case["gap"] < (0.1 if case["shape"] == [1, 4, 1, 2] else 1e-5), case
         assert case["inside"] == 0 and 1 <= case["outside"] <= 15, case
         assert case["moved"] == [], case

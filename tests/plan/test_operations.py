@@ -6,7 +6,7 @@ import pytest
 
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.flops import jaxpr_flops, matmul_flops
-from wallwm_jax.core.mesh import make_mesh
+from wallwm_jax.core.mesh import MESH_AXES, make_mesh
 from wallwm_jax.optim.muon import MuonSettings, matrix_views, ownership_of, scale_by_muon
 from wallwm_jax.plan.analytic import holdings
 from wallwm_jax.plan.operations import count_activations, count_operations, owned_flops
@@ -49,7 +49,7 @@ def test_owned_operations_are_those_of_the_loops(iteration):
     settings = MuonSettings(iteration=iteration)
     muon = scale_by_muon(declarations, settings)
     done = matmul_flops(lambda g: muon.update(g, muon.init(g))[0], leaves)
-    mesh = jax.sharding.AbstractMesh((2, 2, 1), ("data", "fsdp", "tensor"))
+    mesh = jax.sharding.AbstractMesh((2, 2, 2, 1), MESH_AXES)
     views = matrix_views(leaves, declarations, settings, mesh)
     assert ownership_of(views, dict(mesh.shape), settings)[0].flops.sum() == done
 

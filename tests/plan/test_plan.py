@@ -48,7 +48,7 @@ def test_the_real_size_is_planned_without_allocating_it(tmp_path):
     found = json.loads(output.read_text())
     assert json.loads(lines[-1]) == found
     assert found["frozen"] == ["text_encoder"]
-    assert found["fits"] and found["mesh"] == {"data": 4, "fsdp": 16, "tensor": 1}
+    assert found["fits"] and found["mesh"] == {"data": 4, "fsdp": 16, "sequence": 1, "tensor": 1}
     assert found["batch"]["tokens"] == 64 * 34 * 3 * 8 * 8
     held, parameters = found["memory"]["shardings"], found["parameters"]
     assert held["parameters"] == pytest.approx(parameters["all"] * 4 / 16, rel=0.01)
@@ -84,7 +84,7 @@ def small_plan(parameters):
     topology, half = parse_topology("v5p:2x2x1"), GIB // 2
     roof = roofline(topology.chip, 1e12, 1e9, Sent(1e9))
     held = Holdings(parameters, half, half, 0, 0, 0, 0)
-    mesh, operations = {"data": 1, "fsdp": 4, "tensor": 1}, Operations(4 * 10**12, 0, 0, 4)
+    mesh, operations = {"data": 1, "fsdp": 4, "sequence": 1, "tensor": 1}, Operations(4 * 10**12, 0, 0, 4)
     return Plan("video", (), topology, mesh, 10, 5, 8, 100, operations, held, Traffic(flops=1e12), roof, None)
 
 
@@ -98,11 +98,12 @@ def small_plan(parameters):
         ({"output": "/nowhere/plan.json"}, "--json"),
         ({"overrides": ["stages.video.freeze=('action',)"]}, r"config\.stages\.video\.freeze: found \['action'\]"),
         ({"overrides": ["data.rows=63"]}, r"config\.data\.rows"),
+        ({"overrides": ["mesh=long_rows_pod"]}, "row_frames of stage video: found 34, expected a multiple of 4"),
         ({"overrides": ["mesh=laptop"]}, r"1 devices, expected the 64 of v5p:4x4x4"),
     ],
 )
 def test_bad_input_is_named(changes, message, monkeypatch):
-    """Chip, devices of the mesh, stage, views, output, towers and rows that cannot be."""
+    """Chip, devices of the mesh, stage, views, output, towers, rows and frames that cannot be."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     options = {"topology": "v5p:4x4x4", "analytic": True, "overrides": []} | changes
     with pytest.raises(InputError, match=message):
@@ -125,7 +126,7 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(micro_config):
     """The micro model's stage 1 on v5p:2x2x1: the compiler's bytes are those of the shardings and of what pads arrays
     of this size to whole tiles, and its operations are those that were counted, shared evenly."""
     found = make_plan(stage_of("video"), micro_config, parse_topology("v5p:2x2x1"), views=2)
-    assert found.fits and found.mesh == {"data": 1, "fsdp": 4, "tensor": 1}
+    assert found.fits and found.mesh == {"data": 1, "fsdp": 4, "sequence": 1, "tensor": 1}
     held, memory = found.held, found.compiled.memory
     assert 1 <= memory.arguments / (held.state + held.batch) < 10
     assert memory.peak == found.needed < found.limit

@@ -69,7 +69,7 @@ def test_rows_of_chips_are_plausible():
 def test_slices_are_parts_of_the_data_axis():
     """Whatever a mesh's other axes join lies in one slice; sizes that cannot be split so are refused."""
     mesh = make_mesh("pod", absent_devices(parse_topology("v5e:4x4", slices=2)))
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 16, "tensor": 1}
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 16, "sequence": 1, "tensor": 1}
     for row in mesh.devices.reshape(2, 16):
         assert len({device.slice_index for device in row}) == 1
     with pytest.raises(InputError, match="a multiple of the 2 slices"):

@@ -1,6 +1,6 @@
-"""Run as a script, once for each process of one run of the toy: number, count, port, folder, and the process that is
-asked to stop (-1 for none). First it draws a parameter into shards over all processes. Prints the step that the process
-has left after, and a digest of the learned bias."""
+"""Run as a script, once for each process of one run of the toy: number, count, port, folder, the process that is
+asked to stop (-1 for none), and the mesh. First it draws a parameter into shards over all processes. Prints the step
+that the process has left after, and a digest of the learned bias."""
 
 import dataclasses
 import os
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.train.synthetic import random_batch
 from tests.train.toy import toy_run, toy_start
 from wallwm_jax.core.axes import declare
-from wallwm_jax.core.mesh import make_mesh
+from wallwm_jax.core.mesh import make_mesh, row_share
 from wallwm_jax.core.processes import ProcessGroup, join
 from wallwm_jax.nn.drawing import materialise
 from wallwm_jax.nn.parameters import DeclaredParameter, Initializer
@@ -42,27 +42,29 @@ def check_own_shards() -> None:
         np.testing.assert_array_equal(shard.data, np.asarray(whole)[shard.index])
 
 
-def main(number: int, count: int, port: str, directory: str, stopped: int) -> None:
+def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_name: str) -> None:
     if count > 1:
         join(ProcessGroup(f"127.0.0.1:{port}", count, number, 120.0), {"seed": "0"})
-    own = slice(number * ROWS // count, (number + 1) * ROWS // count)
+    mesh = make_mesh(mesh_name)
+    share, shares = row_share(mesh, number)
+    own = slice(share * ROWS // shares, (share + 1) * ROWS // shares)
 
-    def share(seed: int):
+    def own_rows(seed: int):
         return jax.tree.map(lambda rows: rows[own], random_batch(seed, rows=ROWS))
 
     def batches(first: int):
         for step in range(first, 100):
             if step == 7 and number == stopped:
                 os.kill(os.getpid(), signal.SIGTERM)
-            yield share(100 + step)
+            yield own_rows(100 + step)
 
     check_own_shards()
-    run = dataclasses.replace(toy_run(pathlib.Path(directory)), mesh=make_mesh("host"))
+    run = dataclasses.replace(toy_run(pathlib.Path(directory)), mesh=mesh)
     with StopSignals() as stop:
-        state = fit(run, toy_start(), StageData(batches, (share(99),)), PlainReporter(), stop)
+        state = fit(run, toy_start(), StageData(batches, (own_rows(99),)), PlainReporter(), stop)
     bias = np.asarray(state.parameters["linear"]["bias"].addressable_data(0))
     print(f"left after step {int(state.step)} with {bias.tobytes().hex()}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])

@@ -14,14 +14,14 @@ from wallwm_jax.train.metrics import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _train(directory, count, stopped=-1):
+def _train(directory, count, stopped=-1, mesh="host"):
     """The last lines of output of `count` processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     script = [sys.executable, str(ROOT / "tests/train/process_run.py")]
-    commands = [[*script, str(n), str(count), port, str(directory), str(stopped)] for n in range(count)]
+    commands = [[*script, str(n), str(count), port, str(directory), str(stopped), mesh] for n in range(count)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
     processes = [subprocess.Popen(command, **pipes) for command in commands]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
@@ -37,12 +37,13 @@ def _losses(directory):
 def test_one_two_and_four_processes_learn_the_same(tmp_path):
     """On the same global batches, losses and gradient norms of all reported steps agree within 1e-5 (fp32 sums in
     another order); each draws the rows of a fresh parameter that are its own. Two processes of which one gets a signal
-    stop together after one step, and four go on from there to what the others have learned."""
+    stop together after one step, and four go on from there to what the others have learned, two and two of them with
+    the same rows."""
     expected = [_train(tmp_path / str(count), count) for count in (1, 2)]
     assert all("left after step 12 " in line for lines in expected for line in lines)
     first, second = _train(tmp_path / "run", 2, stopped=1)
     assert first == second and committed_steps(tmp_path / "run" / "checkpoints")[-1] < 12
-    assert all("left after step 12 " in line for line in _train(tmp_path / "run", 4))
+    assert all("left after step 12 " in line for line in _train(tmp_path / "run", 4, mesh="long_rows"))
     one, two, four = (_losses(tmp_path / name) for name in ("1", "2", "run"))
     assert len(one) == len(two) == len(four) > 3
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)

@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> None:
     from wallwm_jax.cli import pipeline
 
     _join(options)
-    pipeline.run(options.config, options.set, options.workdir, options.accept_change)
+    pipeline.run(options.config, options.set, options.workdir, options.accept_change, options.patience)
 
 
 def _join(options: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def _train(options: argparse.Namespace) -> None:
 
     _join(options)
     folder = pipeline.open_run(options.config, options.set, options.workdir)
-    pipeline.train(folder, options.stage, options.accept_change, options.inject)
+    pipeline.train(folder, options.stage, options.accept_change, options.inject, options.patience)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

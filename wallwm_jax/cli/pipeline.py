@@ -37,7 +37,7 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
 
     Raises InputError naming the first wrong key or value.
     """
-    from wallwm_jax.core.mesh import check_batch, make_mesh
+    from wallwm_jax.core.mesh import make_mesh
     from wallwm_jax.data.curation.curate import CurationSettings
     from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
     from wallwm_jax.data.planning import PlanSettings
@@ -45,27 +45,30 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     from wallwm_jax.evaluate.settings import EvaluationSettings
     from wallwm_jax.train.architecture import build_model, build_reasoner
     from wallwm_jax.train.settings import stage_settings
-    from wallwm_jax.train.sides import loader_settings
+    from wallwm_jax.train.sides import check_mesh, loader_settings
     from wallwm_jax.train.stages import STAGES
 
     config = load(specification, overrides)
     CurationSettings.from_config(config)
-    check_batch(LoaderSettings.from_config(config.data).rows, make_mesh(config.mesh))
-    check_batch(PlanSettings.from_config(config.planning).rows, make_mesh(config.mesh))
+    LoaderSettings.from_config(config.data)
+    PlanSettings.from_config(config.planning)
+    mesh = make_mesh(config.mesh)
     build_reasoner(config.reasoner, build_model(config.model, views=1).variant, 1, config.data.text_length)
     WindowIndexSettings(**config.windows.index.to_dict())
     for stage in STAGES:
-        stage_settings(stage, config.stages[stage.name])
+        settings = stage_settings(stage, config.stages[stage.name])
         loader_settings(stage, config)
+        if stage.number in config.recipe:
+            check_mesh(stage, config, mesh, settings.run.accumulate)
     EvaluationSettings.from_config(config)
     return RunFolder(config, pathlib.Path(workdir))
 
 
-def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str] = ()) -> None:
+def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> None:
     """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop.
 
-    Several processes train together on what one has curated before, and the first of them evaluates. Raises InputError
-    if nothing has been curated for them.
+    Several processes train together on what one has curated before, `accept` and `patience` as in `train`, and the
+    first of them evaluates. Raises InputError if nothing has been curated for them.
     """
     import jax
 
@@ -77,7 +80,7 @@ def run(specification: str, overrides: list[str], workdir: str, accept: Sequence
     elif not folder.curated.exists():
         raise InputError(str(folder.curated), "nothing", "a curated dataset: `wallwm curate`, before several processes")
     for stage in folder.config.recipe:
-        if not train(folder, stage, accept):
+        if not train(folder, stage, accept, None, patience):
             return
     if jax.process_index() == 0:
         evaluate(folder)
@@ -108,10 +111,11 @@ def curate(folder: RunFolder) -> None:
         Console().print(f"rejected {rejection}", soft_wrap=True)
 
 
-def train(folder: RunFolder, number: int, accept: Sequence[str] = (), inject: str | None = None) -> bool:
+def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | None, patience: float) -> bool:
     """Trains stage `number`, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its end.
 
     `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
+    Several processes wait `patience` seconds for the one that prepares the stage's windows.
     """
     import jax
 
@@ -135,7 +139,7 @@ def train(folder: RunFolder, number: int, accept: Sequence[str] = (), inject: st
         if stage.window == "observation":
             if first:
                 index_observation_windows(folder, stage)
-            wait_for_all("windows")
+            wait_for_all("windows", patience)
         with StopSignals() as stop:
             trained = train_stage(
                 folder.config, stage.name, folder.curated, folder.workdir, stop=stop, accept=accept, fault=fault

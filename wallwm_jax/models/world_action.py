@@ -14,6 +14,7 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.models.variants import Variant
 from wallwm_jax.nn import action_dit, masks, positions
+from wallwm_jax.nn.activations import exchange, joined
 from wallwm_jax.nn.attention import attention_mask
 from wallwm_jax.nn.duration import DurationHead
 from wallwm_jax.nn.keyframe_reader import Asked
@@ -272,11 +273,11 @@ class WorldAction(nn.Module):
             modulation=modulation,
             within_view_rotation=positions.rotation(within),
             within_view_mask=masks.within_view_mask(batch.frame_segment_ids, real, patches),
-            cross_view_rotation=positions.rotation(across.reshape(rows * slots, views * patches, pairs)),
+            cross_view_rotation=positions.rotation(across.reshape(*joined(rows, slots), views * patches, pairs)),
             cross_view_mask=masks.cross_view_mask(real, patches, visible),
-            text=self.video_tower.embed_text(text),
+            text=exchange(self.video_tower.embed_text(text), "rows segments letters embed"),
             text_segments=batch.frame_segment_ids,
-            text_mask=attention_mask(readable.reshape(rows * slots, 1, -1)),
+            text_mask=attention_mask(readable.reshape(*joined(rows, slots), 1, -1)),
         )
         return self.video_tower.embed(noisy, observed, observed_slots(batch), sketch), (context, embedding)
 
@@ -301,6 +302,7 @@ class WorldAction(nn.Module):
         frames = positions.from_anchor(batch.action_frames, anchors, row.max_latent_frames)
         embedding, modulation = self.action_tower.modulations(time, ids)
         angles = jnp.repeat(positions.axis_angles(batch.action_positions, pairs), draws, axis=0)
+        angles = angles.reshape(*joined(len(noisy), draws), -1, pairs)
         within = attention_mask(masks.same_segment(ids, ids, batch.action_mask))
         across = masks.coupling_mask(ids, batch.frame_segment_ids, real_views(batch), patches)
         anchors = gather_segments(batch.anchor_positions, batch.frame_segment_ids)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from wallwm_jax.nn.activations import exchange, joined
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend
 from wallwm_jax.nn.keyframe_reader import KeyframeReader, ReadingEmbedding
 from wallwm_jax.nn.layers import (
@@ -31,13 +32,13 @@ ACTION_MODULATIONS = 9
 
 
 class ActionContext(NamedTuple):
-    """What every action block reads; the same for all layers."""
+    """What every action block reads; the same for all layers. Batch axes are joined (`nn.activations`)."""
 
     modulation: Float[Array, "B K A modulation action_embed"]
     rotation: Rotation
-    """`[B * K, A, 1, pairs]`."""
+    """`[B K, A, 1, pairs]`."""
     mask: AttentionMask
-    """Self-attention, batch axis B * K."""
+    """Self-attention, batch axes B K."""
     state: Float[Array, "B S action_embed"]
     segments: Int[Array, "B A"]
     video_position: Float[Array, "B F V n embed"]
@@ -54,15 +55,21 @@ class VideoAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B q action_embed"], features: Float[Array, "B F V n embed"], context: ActionContext
-    ) -> Float[Array, "B q action_embed"]:
+        self, x: Float[Array, "B *q action_embed"], features: Float[Array, "B F V n embed"], context: ActionContext
+    ) -> Float[Array, "B *q action_embed"]:
         # Features are a residual stream, whose scale grows with depth: normalised before the positions are added.
         source = (layer_norm(features) + context.video_position).astype(self.dtype)
         source = source.reshape(source.shape[0], -1, source.shape[-1])
         query = Heads("action_embed", self.sizes, norm=True, dtype=self.dtype, name="query")(x)
         key = Heads("embed", self.sizes, norm=True, dtype=self.dtype, name="key")(source)
         value = Heads("embed", self.sizes, dtype=self.dtype, name="value")(source)
-        mixed = attend(query, key, value, context.video_mask)
+        outside, inside = "rows draws steps heads head_dim", "rows draws attended heads head_dim"
+        query = exchange(query, outside, inside)
+        sources = "rows tokens heads head_dim", "rows attended heads head_dim"
+        key, value = (exchange(part, *sources) for part in (key, value))
+        # All draws read the same keys: one product.
+        mixed = attend(query.reshape(len(query), -1, *query.shape[-2:]), key, value, context.video_mask)
+        mixed = exchange(mixed.reshape(query.shape), inside, outside)
         return Linear("heads head_dim -> action_embed", self.sizes, dtype=self.dtype, name="output")(mixed)
 
 
@@ -95,13 +102,13 @@ class ActionBlock(nn.Module):
         chosen = jnp.split(context.modulation + table, ACTION_MODULATIONS, 3)
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (part[:, :, :, 0] for part in chosen)
 
-        inner = modulate(x, shift1, scale1).astype(dtype).reshape(rows * draws, steps, width)
-        mixed = SelfAttention("action_embed", sizes, dtype=dtype, name="self")(inner, context.rotation, context.mask)
-        x = x + gate1 * branch(mixed.reshape(x.shape))
+        inner = modulate(x, shift1, scale1).astype(dtype).reshape(*joined(rows, draws), steps, width)
+        attention = SelfAttention("action_embed", sizes, "rows draws", dtype=dtype, name="self")
+        x = x + gate1 * branch(attention(inner, context.rotation, context.mask).reshape(x.shape))
         state = StateAttention(sizes, dtype, name="state")(context.state)
         x = (x + gather_segments(state, context.segments)[:, None]).astype(dtype)
 
-        inner = modulate(x, shift2, scale2).astype(dtype).reshape(rows, draws * steps, width)
+        inner = modulate(x, shift2, scale2).astype(dtype).reshape(rows, *joined(draws, steps), width)
         mixed = VideoAttention(sizes, dtype, name="video")(inner, features, context)
         x = (x + gate2 * branch(mixed.reshape(x.shape))).astype(dtype)
         inner = modulate(x, shift3, scale3).astype(dtype)

@@ -1,4 +1,4 @@
-"""Multi-head attention on `[batch, tokens, heads, head_dim]`, with masks that leave exact zeros."""
+"""Multi-head attention on `[*batch, tokens, heads, head_dim]`, with masks that leave exact zeros."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,35 +17,35 @@ _BLOCKED = -1e30
 class AttentionMask(NamedTuple):
     """Who may attend to whom, computed once and shared by all layers."""
 
-    bias: Float[Array, "b 1 q k"]
+    bias: Float[Array, "*b 1 q k"]
     """0 where allowed, a huge negative number elsewhere; fp32."""
-    rows: Bool[Array, "b q 1 1"]
+    rows: Bool[Array, "*b q 1 1"]
     """Whether a query has any key; the others get exactly zero."""
 
 
-def attention_mask(allowed: Bool[Array, "b q k"]) -> AttentionMask:
+def attention_mask(allowed: Bool[Array, "*b q k"]) -> AttentionMask:
     """The mask that lets query q see key k where `allowed`."""
     bias = jnp.where(allowed, 0.0, _BLOCKED).astype(jnp.float32)
-    return AttentionMask(bias[:, None], jnp.any(allowed, -1)[..., None, None])
+    return AttentionMask(bias[..., None, :, :], jnp.any(allowed, -1)[..., None, None])
 
 
 def attend(
-    query: Float[Array, "b q heads head_dim"],
-    key: Float[Array, "b k heads head_dim"],
-    value: Float[Array, "b k heads head_dim"],
+    query: Float[Array, "*b q heads head_dim"],
+    key: Float[Array, "*b k heads head_dim"],
+    value: Float[Array, "*b k heads head_dim"],
     mask: AttentionMask | None = None,
-    bias: Float[Array, "#b heads q k"] | None = None,
-) -> Float[Array, "b q heads head_dim"]:
+    bias: Float[Array, "*#b heads q k"] | None = None,
+) -> Float[Array, "*b q heads head_dim"]:
     """softmax(q k / sqrt(head_dim) + bias) v; the softmax is fp32. A query without any key returns exactly zero, and a
-    masked key has exactly zero weight and gradient."""
+    masked key has exactly zero weight and gradient. A mask may be shared along batch axes, where it has size 1."""
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         scores = scores + mask.bias
     weights = jax.nn.softmax(scores, -1).astype(value.dtype)
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
     return mixed if mask is None else jnp.where(mask.rows, mixed, jnp.zeros_like(mixed))
 
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 
 from wallwm_jax.core.axes import declare
+from wallwm_jax.nn.activations import joined
 from wallwm_jax.nn.parameters import Initializer, ones, parameter, zeros
 
 EPSILON = 1e-6
@@ -37,8 +38,7 @@ class Linear(nn.Module):
         weight = parameter(self, "weight", self.declaration, self.sizes, self.init)
         _, rows, columns = parsed.matrix_shape(weight.shape)
         batch = x.shape[: x.ndim - len(parsed.inputs)]
-        # One two-dimensional product: XLA's CPU backend has no fast path for many batch axes.
-        y = x.astype(self.dtype).reshape(-1, rows) @ weight.astype(self.dtype).reshape(rows, columns)
+        y = x.astype(self.dtype).reshape(*joined(*batch), rows) @ weight.astype(self.dtype).reshape(rows, columns)
         if self.bias is not None:
             first, *rest = parsed.outputs
             axes = f"[{first}] {' '.join(rest)}" if rest else first

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from wallwm_jax.nn.activations import joined
 from wallwm_jax.nn.attention import AttentionMask, attention_mask
 from wallwm_jax.nn.sight_cones import co_visible
 
@@ -13,24 +14,24 @@ def same_segment(queries: Int[Array, "B q"], keys: Int[Array, "B k"], real: Bool
 
 
 def within_view_mask(segment_ids: Int[Array, "B F"], real: Bool[Array, "B F V"], patches: int) -> AttentionMask:
-    """Mask of attention over one view's `F * patches` tokens; batch axis `B * V`, queries and keys slot-major."""
+    """Mask of attention over one view's `F * patches` tokens; batch axes `B V`, joined, queries and keys slot-major."""
     rows, slots, views = real.shape
     real = real.swapaxes(1, 2).reshape(rows * views, slots)
     ids = jnp.repeat(segment_ids, views, axis=0)
-    allowed = same_segment(ids, ids, real)
-    return attention_mask(_spread(_spread(allowed, patches, 1), patches, 2))
+    allowed = _spread(_spread(same_segment(ids, ids, real), patches, 1), patches, 2)
+    return attention_mask(allowed.reshape(*joined(rows, views), *allowed.shape[1:]))
 
 
 def cross_view_mask(
     real: Bool[Array, "B F V"], patches: int, visible: Bool[Array, "B F q k"] | None = None
 ) -> AttentionMask:
-    """Mask of attention over all views of one slot; batch axis `B * F`, queries and keys view-major.
+    """Mask of attention over all views of one slot; batch axes `B F`, joined, queries and keys view-major.
 
     `visible` (sight cones, training only) removes further pairs of different views.
     """
     rows, slots, views = real.shape
-    keys = _spread(real.reshape(rows * slots, views), patches, 1)
-    allowed = jnp.broadcast_to(keys[:, None, :], (rows * slots, views * patches, views * patches))
+    keys = _spread(real.reshape(*joined(rows, slots), views), patches, -1)
+    allowed = jnp.broadcast_to(keys[..., None, :], (*keys.shape, views * patches))
     if visible is not None:
         allowed = allowed & visible.reshape(allowed.shape)
     return attention_mask(allowed)
@@ -72,8 +73,9 @@ def repeat_queries(mask: AttentionMask, times: int) -> AttentionMask:
 
 
 def repeat_batch(mask: AttentionMask, times: int) -> AttentionMask:
-    """The mask for `times` copies of every batch element, neighbours of each other."""
-    return AttentionMask(jnp.repeat(mask.bias, times, axis=0), jnp.repeat(mask.rows, times, axis=0))
+    """The mask for `times` copies of every batch element, neighbours of each other; the two axes joined."""
+    batch = joined(len(mask.bias), times)
+    return AttentionMask(*(jnp.repeat(part, times, axis=0).reshape(*batch, *part.shape[1:]) for part in mask))
 
 
 def _spread(values: Array, patches: int, axis: int) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from wallwm_jax.nn.activations import by_rows
+from wallwm_jax.nn.activations import lay_out
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend, attention_mask
 from wallwm_jax.nn.layers import GatedFeedForward, Linear, RMSNorm
 from wallwm_jax.nn.parameters import normal, parameter
@@ -37,7 +37,7 @@ class TextBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "N L text_embed"], mask: AttentionMask, buckets: Int[Array, "L L"]
     ) -> tuple[Float[Array, "N L text_embed"], None]:
-        sizes, dtype, x = self.sizes, self.dtype, by_rows(x)
+        sizes, dtype, x = self.sizes, self.dtype, lay_out(x, "captions letters text_embed")
         table = parameter(self, "relative_bias", "[relative] heads", sizes, normal(0.1))
         inner = RMSNorm("text_embed", sizes, name="attention_norm")(x)
         query, key, value = (
@@ -46,7 +46,8 @@ class TextBlock(nn.Module):
         mixed = attend(query, key, value, mask, jnp.moveaxis(table[buckets], -1, 0)[None])
         x = x + Linear("heads head_dim -> text_embed", sizes, bias=None, dtype=dtype, name="output")(mixed)
         inner = RMSNorm("text_embed", sizes, name="mlp_norm")(x)
-        return by_rows(x + GatedFeedForward("text_embed", sizes, "gelu", dtype, name="mlp")(inner)), None
+        x = x + GatedFeedForward("text_embed", sizes, "gelu", dtype, name="mlp")(inner)
+        return lay_out(x, "captions letters text_embed"), None
 
 
 class TextEncoder(nn.Module):

@@ -11,9 +11,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from wallwm_jax.nn.action_dit import ActionBlock, ActionContext
-from wallwm_jax.nn.activations import by_rows
+from wallwm_jax.nn.activations import lay_out
 from wallwm_jax.nn.remat import rematerialised
 from wallwm_jax.nn.video_dit import VideoBlock, VideoContext
+
+VIDEO_TOKENS, ACTION_TOKENS = "rows slots views patches embed", "rows draws steps action_embed"
+"""The axes of both residual streams (`nn.activations`)."""
 
 
 class TowerBlock(nn.Module):
@@ -41,10 +44,11 @@ class TowerBlock(nn.Module):
     ) -> tuple[tuple[Array | None, Array | None], Array | None]:
         video, action = tokens
         if video is not None:
-            video = features = by_rows(self.video(by_rows(video), video_context))
+            video = features = lay_out(self.video(lay_out(video, VIDEO_TOKENS), video_context), VIDEO_TOKENS)
         if action is None:
             return (video, None), features
-        return (video, by_rows(self.action(by_rows(action), features, action_context))), None
+        action = self.action(lay_out(action, ACTION_TOKENS), features, action_context)
+        return (video, lay_out(action, ACTION_TOKENS)), None
 
 
 def towers(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from wallwm_jax.nn.activations import exchange, joined
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend
 from wallwm_jax.nn.layers import FeedForward, LayerNorm, Linear, TimeModulation, gather_segments, layer_norm, modulate
 from wallwm_jax.nn.painter import Painter
@@ -23,41 +24,51 @@ VIDEO_MODULATIONS = 9
 
 
 class VideoContext(NamedTuple):
-    """What every video block reads; the same for all layers."""
+    """What every video block reads; the same for all layers. Batch axes are joined (`nn.activations`)."""
 
     modulation: Float[Array, "B F modulation embed"]
     within_view_rotation: Rotation
     """`[B, F * n, 1, pairs]`."""
     within_view_mask: AttentionMask
-    """Batch axis B * V."""
+    """Batch axes B V."""
     cross_view_rotation: Rotation
-    """`[B * F, V * n, 1, pairs]`."""
+    """`[B F, V * n, 1, pairs]`."""
     cross_view_mask: AttentionMask
-    """Batch axis B * F."""
+    """Batch axes B F."""
     text: Float[Array, "B S L embed"]
     text_segments: Int[Array, "B F"]
     """The segment whose caption a slot reads; ids from 1, 0 for none."""
     text_mask: AttentionMask
-    """Batch axis B * F, one query row for all of a slot's tokens."""
+    """Batch axes B F, one query row for all of a slot's tokens."""
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with QK RMS norm and rotary positions, over tokens `[b, q, embed]`.
+    """Multi-head self-attention with QK RMS norm and rotary positions, over tokens `[*batch, q, width]`.
 
-    `output` initialises the output projection: fan-in, or zeros for a branch that starts as the identity.
+    Attributes:
+      axis: the width's name.
+      sizes: must give `axis`, heads and head_dim.
+      batch: the names of the batch axes (`nn.activations`). If none of them has it, the mesh's `sequence` splits tokens
+        outside and heads inside of attention: two all-to-alls between devices.
+      identity: the output projection starts as zeros, for a branch that starts as the identity.
     """
 
     axis: str
     sizes: Mapping[str, int]
+    batch: str
     identity: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b q width"], turn: Rotation, mask: AttentionMask) -> Float[Array, "b q width"]:
+    def __call__(
+        self, x: Float[Array, "*batch q width"], turn: Rotation, mask: AttentionMask
+    ) -> Float[Array, "*batch q width"]:
         query = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="query")(x)
         key = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="key")(x)
         value = Heads(self.axis, self.sizes, dtype=self.dtype, name="value")(x)
-        mixed = attend(rotate(query, turn), rotate(key, turn), value, mask)
+        outside, inside = (f"{self.batch} {tokens} heads head_dim" for tokens in ("tokens", "attended"))
+        parts = rotate(query, turn), rotate(key, turn), value
+        mixed = exchange(attend(*(exchange(part, outside, inside) for part in parts), mask), inside, outside)
         declaration, init = f"heads head_dim -> {self.axis}", zeros if self.identity else None
         return Linear(declaration, self.sizes, init, dtype=self.dtype, name="output")(mixed)
 
@@ -69,12 +80,14 @@ class TextAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b q embed"], context: VideoContext) -> Float[Array, "b q embed"]:
+    def __call__(self, x: Float[Array, "*b q embed"], context: VideoContext) -> Float[Array, "*b q embed"]:
         query = Heads("embed", self.sizes, norm=True, dtype=self.dtype, name="query")(x)
         key = Heads("embed", self.sizes, norm=True, dtype=self.dtype, name="key")(context.text)
         value = Heads("embed", self.sizes, dtype=self.dtype, name="value")(context.text)
         key, value = (gather_segments(part, context.text_segments) for part in (key, value))
-        key, value = (part.reshape(-1, *part.shape[2:]) for part in (key, value))
+        key, value = (part.reshape(*joined(*part.shape[:2]), *part.shape[2:]) for part in (key, value))
+        query = exchange(query, "rows slots tokens heads head_dim")
+        key, value = (exchange(part, "rows slots letters heads head_dim") for part in (key, value))
         mixed = attend(query, key, value, context.text_mask)
         output = Linear("heads head_dim -> embed", self.sizes, dtype=self.dtype, name="output")(mixed)
         return jnp.where(context.text_mask.rows[..., 0], output, jnp.zeros_like(output))
@@ -95,16 +108,20 @@ class VideoBlock(nn.Module):
         chosen = jnp.split(context.modulation[:, :, :, None, None] + table[:, None, None], VIDEO_MODULATIONS, 2)
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (part[:, :, 0] for part in chosen)
 
-        by_view = modulate(x, shift1, scale1).astype(dtype).swapaxes(1, 2).reshape(rows * views, slots * patches, width)
-        turn = Rotation(*(jnp.repeat(part, views, axis=0) for part in context.within_view_rotation))
-        mixed = SelfAttention("embed", sizes, dtype=dtype, name="within_view")(by_view, turn, context.within_view_mask)
+        by_view = (*joined(rows, views), slots * patches)
+        inner = modulate(x, shift1, scale1).astype(dtype).swapaxes(1, 2).reshape(*by_view, width)
+        turn = Rotation(
+            *(jnp.repeat(part, views, axis=0).reshape(*by_view, 1, -1) for part in context.within_view_rotation)
+        )
+        attention = SelfAttention("embed", sizes, "rows views", dtype=dtype, name="within_view")
+        mixed = attention(inner, turn, context.within_view_mask)
         mixed = mixed.reshape(rows, views, slots, patches, width).swapaxes(1, 2)
         x = (x + gate1 * branch(mixed)).astype(dtype)
 
-        by_slot = (rows * slots, views * patches, width)
+        by_slot = (*joined(rows, slots), views * patches, width)
         if self.cross_view:
             inner = modulate(x, shift2, scale2).astype(dtype).reshape(by_slot)
-            attention = SelfAttention("embed", sizes, identity=True, dtype=dtype, name="cross_view")
+            attention = SelfAttention("embed", sizes, "rows slots", identity=True, dtype=dtype, name="cross_view")
             mixed = attention(inner, context.cross_view_rotation, context.cross_view_mask)
             x = (x + gate2 * branch(mixed.reshape(x.shape))).astype(dtype)
 
@@ -190,7 +207,8 @@ class VideoTower(nn.Module):
 def patchify(cells: Float[Array, "B F V h w C"], patch: int) -> Float[Array, "B F V n values"]:
     """Tokens of patch x patch latent cells, row-major."""
     *batch, height, width, channels = cells.shape
-    cells = cells.reshape(-1, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+    grid = height // patch, patch, width // patch, patch
+    cells = cells.reshape(*joined(*batch), *grid, channels).swapaxes(-4, -3)
     return cells.reshape(*batch, (height // patch) * (width // patch), patch * patch * channels)
 
 
@@ -200,5 +218,5 @@ def unpatchify(
     """The inverse of `patchify` on a grid of patch rows x patch columns."""
     *batch, _, values = tokens.shape
     channels = values // patch**2
-    cells = tokens.reshape(-1, *grid, patch, patch, channels).swapaxes(2, 3)
+    cells = tokens.reshape(*joined(*batch), *grid, patch, patch, channels).swapaxes(-4, -3)
     return cells.reshape(*batch, grid[0] * patch, grid[1] * patch, channels)

@@ -74,7 +74,7 @@ def view_of(
     places, spec, cuts = rule.matrix_order(split), PartitionSpec(), {}
     if mesh is not None:
         spec = parameter_spec(rule, shape, mesh)
-        cuts = {place: axis for place, axis in enumerate(spec) if axis is not None and mesh.shape[axis] > 1}
-    stack, rows, columns = (tuple(cuts[place] for place in part if place in cuts) for part in places)
+        cuts = {place: (axes,) if isinstance(axes, str) else axes for place, axes in enumerate(spec) if axes}
+    stack, rows, columns = (sum((cuts.get(place, ()) for place in part), ()) for part in places)
     count, inputs, outputs = rule.matrix_shape(shape, split)
     return MatrixView(places, inputs, outputs, count, Cut(rows, columns, stack), spec, coefficients)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
 
-from wallwm_jax.core.mesh import BATCH_AXES, check_batch
+from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.plan.batches import abstract_batch
 from wallwm_jax.plan.stand_in import with_codec
@@ -16,7 +16,7 @@ from wallwm_jax.train.checkpoint import Records
 from wallwm_jax.train.fit import Programs, make_programs
 from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.sides import SIDES
+from wallwm_jax.train.sides import SIDES, check_mesh
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState
 
@@ -48,16 +48,16 @@ def abstract_step(
         views: cameras of the dataset.
         remat: None does as the config says.
 
-    Raises InputError for what `train_stage` refuses: bad values, a batch that does not divide the mesh.
+    Raises InputError for what `train_stage` refuses: bad values, a batch or towers that the mesh does not divide.
     """
     side = SIDES[stage.side]
     stage, settings = configured_stage(stage, config.stages[stage.name])
-    check_batch(side.rows(config), mesh, settings.run.accumulate)
+    check_mesh(stage, config, mesh, settings.run.accumulate)
     model = side.rebuild(config, {"views": views, "text_length": config.data.text_length})
     if stage.side == "world_action":
         model = _prepared(model, config, remat)
     world = model.variant if stage.side == "world_action" else model.world
-    batch = abstract_batch(stage, config, world, views, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+    batch = abstract_batch(stage, config, world, views, batch_sharding(mesh))
     parameters, declarations = side.shapes(model, batch)
     records = Records({}, {}, {}, {})
     run = Run(stage, model, declarations, settings, mesh, config.seed, records, pathlib.Path())

@@ -10,7 +10,7 @@ import ml_collections
 
 from wallwm_jax.core.config import to_json
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.mesh import check_batch, check_host_memory, make_mesh
+from wallwm_jax.core.mesh import check_host_memory, make_mesh
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.train.checkpoint import (
@@ -27,7 +27,7 @@ from wallwm_jax.train.progress import Reporter, default_reporter
 from wallwm_jax.train.resumption import check_origin, data_sources, resumed_records
 from wallwm_jax.train.run import Run, Start
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.sides import SIDES
+from wallwm_jax.train.sides import SIDES, check_mesh
 from wallwm_jax.train.stages import Stage, stage_of
 from wallwm_jax.train.state import TrainState, placement_by
 from wallwm_jax.train.stop import StopSignals
@@ -62,16 +62,16 @@ def train_stage(
     (`resumption.CHANGES`); `fault` is one on purpose.
 
     Raises:
-        InputError: bad config values, a batch that divides neither over the mesh nor into parts, an optimizer state to
-            offload where devices know no host memory, no finished stage to start from, a checkpoint that differs from
-            this run in what is not accepted, damaged checkpoints, another run in the same directory, a disk without
-            room.
+        InputError: bad config values, a batch that divides neither over the mesh nor into parts, towers that the mesh
+            does not divide, an optimizer state to offload where devices know no host memory, no finished stage to start
+            from, a checkpoint that differs from this run in what is not accepted, damaged checkpoints, another run in
+            the same directory, a disk without room.
         RunError: what `fit` raises.
     """
     stage, settings = configured_stage(stage_of(stage_name), config.stages[stage_name])
     curated, mesh = CuratedDataset.open(curated_path), make_mesh(config.mesh)
     side, directory = SIDES[stage.side], pathlib.Path(workdir) / stage.name
-    check_batch(side.rows(config), mesh, settings.run.accumulate)
+    check_mesh(stage, config, mesh, settings.run.accumulate)
     if settings.run.offload_optimizer:
         check_host_memory(mesh)
     model = side.build(config, curated)

@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import ml_collections
+from jax.sharding import AbstractMesh, Mesh
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.mesh import check_batch, check_sequence, make_mesh, row_share
 from wallwm_jax.core.types import EventBatch, PlanBatch
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.pipeline import batches_of, make_loader
@@ -50,11 +52,23 @@ def loader_settings(stage: Stage, config: ml_collections.ConfigDict) -> LoaderSe
     return LoaderSettings.from_config(section)
 
 
+def check_mesh(stage: Stage, config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh, parts: int = 1) -> None:
+    """Raises InputError unless a mesh divides what it splits of a stage's batches, and of each of their parts, and of
+    its towers."""
+    check_batch(SIDES[stage.side].rows(config), mesh, parts)
+    if stage.side == "world_action":
+        settings, row = loader_settings(stage, config), build_model(config.model, views=1).variant
+        steps = f"control steps of {settings.row_frames} latent frames (data.frame_stride {settings.frame_stride})"
+        tokens = {f"row_frames of stage {stage.name}": settings.row_frames, steps: settings.row_actions}
+        heads = {"heads of config.model.variant": row.heads, "action_heads of config.model.variant": row.action_heads}
+        check_sequence(tokens, heads, mesh)
+
+
 def event_data(
     stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int
 ) -> StageData:
     """Training batches from any step, and the first `eval_batches` held-out batches, anchored at the events' starts."""
-    settings, workers, share = loader_settings(stage, config), config.get("workers", 0), _own_share()
+    settings, workers, share = loader_settings(stage, config), config.get("workers", 0), _own_share(config)
 
     def train(step: int) -> Iterable[EventBatch]:
         return make_loader(
@@ -69,9 +83,10 @@ def event_data(
 def plan_data(stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
     """The same of moments."""
     settings, length = PlanSettings.from_config(config.planning), config.data.text_length
-    loader = PlanLoader(curated, settings, length, seed=config.seed, split="train", **_own_share())
+    share = _own_share(config)
+    loader = PlanLoader(curated, settings, length, seed=config.seed, split="train", **share)
     asked = dataclasses.replace(settings, blank_share=0.0)
-    heldout = PlanLoader(curated, asked, length, seed=config.seed, split="heldout", **_own_share())
+    heldout = PlanLoader(curated, asked, length, seed=config.seed, split="heldout", **share)
 
     def train(step: int) -> Iterable[PlanBatch]:
         return batches_of(loader, step, workers=config.get("workers", 0))
@@ -79,8 +94,9 @@ def plan_data(stage: Stage, config: ml_collections.ConfigDict, curated: CuratedD
     return StageData(train, tuple(batches_of(heldout, num_steps=eval_batches)))
 
 
-def _own_share() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def _own_share(config: ml_collections.ConfigDict) -> dict[str, int]:
+    index, count = row_share(make_mesh(config.mesh), jax.process_index())
+    return {"process_index": index, "process_count": count}
 
 
 def _reasoner(config: ml_collections.ConfigDict, curated: CuratedDataset) -> Reasoner:
