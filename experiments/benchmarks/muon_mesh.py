@@ -35,13 +35,13 @@ def main(layers: int, width: int) -> None:
     compiled = compiled_update(leaves, rules, mesh)
     program, devices = parse(compiled.as_text()), [0] * mesh.size
     counted = sorted(SETTINGS.taken.flops(share.group.m, share.group.k) for share in ownership.shares)
-    owned = sorted(of_body(program, body, devices).flops for body, turns in loops(program) if turns is None)
+    owned = sorted(of_body(program, body, devices).flops for body in loops(program))
     single = sum(flops * share.group.count for flops, share in zip(counted, by_cost(ownership), strict=True))
     busiest = sum(flops * share.counts for flops, share in zip(owned, by_cost(ownership), strict=True)).max()
     once = traffic(OneTurn(program.computations, program.entry), devices).flops
     found = {
         "ns_flops_fraction_8dev": round(float(busiest) / (single / mesh.size), 4),
-        "iteration_collectives": int(sum(of_body(program, b, devices).total_sent.calls for b, _ in loops(program))),
+        "iteration_collectives": int(sum(of_body(program, body, devices).total_sent.calls for body in loops(program))),
         "ns_flops_8dev": {
             "analytic_fraction": round(float(ownership.flops.max()) / (single / mesh.size), 4),
             "counter_vs_compiled": round(sum(counted) / sum(owned), 4),
@@ -64,12 +64,11 @@ def compiled_update(leaves: Any, rules: Any, mesh: Any) -> Any:
         return jax.jit(optimizer.update, donate_argnums=1).lower(placed, state).compile()
 
 
-def loops(program: Program) -> Iterator[tuple[str, int | None]]:
-    """(body, turns if they are known) of every loop."""
-    for computation in program.computations.values():
-        for step in computation.instructions.values():
-            if step.operation == "while":
-                yield step.called("body"), program.trips(computation, step)
+def loops(program: Program) -> Iterator[str]:
+    """The bodies of the outermost loops: a turn is one matrix's iteration, with the loops in it."""
+    for step in program.computations[program.entry].instructions.values():
+        if step.operation == "while":
+            yield step.called("body")
 
 
 def of_body(program: Program, body: str, devices: list[int]) -> Traffic:
