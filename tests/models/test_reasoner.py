@@ -77,20 +77,22 @@ def test_gradients_reach_the_branch_through_the_latents():
     _, parameters, batch = setting()
     features = call("read", batch)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(branch):
         own = {**parameters, "staircase": branch}
         found, _ = call("condition_by_latents", call("think", features, parameters=own), parameters=own)
         return jnp.mean(jnp.sin(3.0 * found))
 
     branch = parameters["staircase"]
-    gradient = jax.grad(loss)(branch)
+    _, gradient = loss(branch)
     for name, leaf in named_leaves(gradient).items():
         read = name.split("/")[0] not in ("prefix_norm", "prefix_up", "prefix_down") and "reach" not in name
         assert bool(jnp.any(leaf != 0)) == read, name
     direction = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape) / leaf.size**0.5, branch)
     along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
     step = 1e-3
-    ahead, behind = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, branch, direction)) for s in (step, -step))
+    ahead, behind = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, branch, direction))[0] for s in (step, -step))
     np.testing.assert_allclose((ahead - behind) / (2 * step), along, rtol=2e-2, atol=1e-5)
 
 
@@ -106,13 +108,19 @@ def test_the_action_loss_reaches_the_branch_through_the_latents():
     latents_of = call("read", moments)
     noisy = jax.random.normal(jax.random.key(6), (2, 1, *batch.actions.shape[1:]))
     time = jnp.full((2, 1, 2), 0.5)
-    frames = world.apply({"params": own}, batch.frames, method="encode_frames")
-    keyframes = world.apply({"params": own}, batch, frames, method="keyframes")
-    # No gradient passes through a sketch: it is the same for all texts here.
-    given = world.apply({"params": own}, batch.text, batch.text_mask, method="encode_text"), batch.text_mask
-    sketch = world.apply({"params": own}, batch, keyframes, *given, method="foresee")
 
     @jax.jit
+    def seen():
+        frames = world.apply({"params": own}, batch.frames, method="encode_frames")
+        keyframes = world.apply({"params": own}, batch, frames, method="keyframes")
+        # No gradient passes through a sketch: it is the same for all texts here.
+        given = world.apply({"params": own}, batch.text, batch.text_mask, method="encode_text"), batch.text_mask
+        return frames, keyframes, world.apply({"params": own}, batch, keyframes, *given, method="foresee")
+
+    frames, keyframes, sketch = seen()
+
+    @jax.jit
+    @jax.value_and_grad
     def loss(branch):
         whole = {**parameters, "staircase": branch}
         found, _ = call("condition_by_latents", call("think", latents_of, parameters=whole), parameters=whole)
@@ -125,14 +133,14 @@ def test_the_action_loss_reaches_the_branch_through_the_latents():
         return jnp.sum(jnp.where(valid, (predicted - noisy + batch.actions[:, None]) ** 2, 0.0)) / jnp.sum(valid)
 
     branch = parameters["staircase"]
-    gradient = jax.grad(loss)(branch)
+    _, gradient = loss(branch)
     for name, leaf in named_leaves(gradient).items():
         if name.split("/")[0] in ("branch", "project_out") and "reach" not in name:
             assert bool(jnp.any(leaf != 0)), name
     direction = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape) / leaf.size**0.5, branch)
     along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
     step = 3e-3
-    ahead, behind = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, branch, direction)) for s in (step, -step))
+    ahead, behind = (loss(jax.tree.map(lambda p, d, s=s: p + s * d, branch, direction))[0] for s in (step, -step))
     np.testing.assert_allclose((ahead - behind) / (2 * step), along, rtol=5e-2, atol=1e-5)
 
 
