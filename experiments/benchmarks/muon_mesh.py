@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from muon import SETTINGS, declarations, shapes
 
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import make_mesh, parameter_shardings
 from wallwm_jax.optim.muon import MuonState, matrix_views, ownership_of, scale_by_muon
 from wallwm_jax.plan.hlo import Program, parse
@@ -36,6 +37,8 @@ def main(layers: int, width: int) -> None:
     program, devices = parse(compiled.as_text()), [0] * mesh.size
     counted = sorted(SETTINGS.taken.flops(share.group.m, share.group.k) for share in ownership.shares)
     owned = sorted(of_body(program, body, devices).flops for body in loops(program))
+    if len(owned) != len(counted):  # around a single matrix the compiler leaves no loop to find it by
+        raise InputError("layers", layers, f"2 or more matrices of every shape for each of {mesh.size} devices")
     single = sum(flops * share.group.count for flops, share in zip(counted, by_cost(ownership), strict=True))
     busiest = sum(flops * share.counts for flops, share in zip(owned, by_cost(ownership), strict=True)).max()
     once = traffic(OneTurn(program.computations, program.entry), devices).flops

@@ -110,7 +110,7 @@ def test_split_axes_give_every_head_its_own_matrix():
 
 
 def test_one_batch_per_shape():
-    """Matrices of one shape, transposed or stacked, share one Newton-Schulz: 3 groups here, hence 3 norms."""
+    """Matrices of one shape, transposed or stacked, share one Newton-Schulz: 2 groups here, hence 2 norms."""
     transformation = scale_by_muon(DECLARATIONS, MuonSettings())
     parameters = _random_tree(0)
     text = str(jax.make_jaxpr(transformation.update)(parameters, transformation.init(parameters)))
@@ -118,7 +118,7 @@ def test_one_batch_per_shape():
 
 
 def test_undeclared_and_unknown_are_refused():
-    """A leaf without a matrix declaration, an unknown coefficient set, scale or iteration name themselves."""
+    """A leaf without a matrix declaration, an unknown coefficient set, scale, iteration or dtype name themselves."""
     transformation = scale_by_muon({"bias": declare("embed")}, MuonSettings())
     leaf = {"bias": jnp.ones(4)}
     with pytest.raises(InputError, match="parameter bias"):
@@ -131,6 +131,8 @@ def test_undeclared_and_unknown_are_refused():
         scale_by_muon({}, MuonSettings(split=("head",)))
     with pytest.raises(InputError, match="found 'dual'"):
         scale_by_muon({}, MuonSettings(iteration="dual"))
+    with pytest.raises(InputError, match=r"muon\.products: found 'float16'"):
+        scale_by_muon({}, MuonSettings(products="float16"))
 
 
 def test_a_tower_has_coefficients_of_its_own():

@@ -11,14 +11,13 @@ import ml_collections
 from jax import Array
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.files import file_digest
+from wallwm_jax.core.files import file_digest, write_durably
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.planning import TOKENIZER, PlanSettings
 from wallwm_jax.data.tokenizer import CaptionTokenizer
 from wallwm_jax.evaluate import closed_loop_section, page
 from wallwm_jax.evaluate.closed_loop_files import CellFiles
 from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
-from wallwm_jax.evaluate.results import write_text
 from wallwm_jax.evaluate.settings import EvaluationSettings
 from wallwm_jax.infer.conditions import ChunkSettings
 from wallwm_jax.infer.event_mode import EventMode
@@ -62,9 +61,9 @@ def drive_run(
     for cell in closed_loop.compare(make, protocol, settings.closed_loop_episodes, settings.seed, files):
         result = dataclasses.replace(result, cells=(*result.cells, cell))
         text = json.dumps(result.plain(details=True), indent=1) + "\n"
-        write_text(workdir / f"closed_loop_{mode}.json", text)
+        write_durably(workdir / f"closed_loop_{mode}.json", text)
         html = page.document(f"wallwm: {mode} mode in the closed loop", "", closed_loop_section.render(result))
-        write_text(workdir / f"closed_loop_{mode}.html", html)
+        write_durably(workdir / f"closed_loop_{mode}.html", html)
     print(f"report: {(workdir / f'closed_loop_{mode}.html').resolve()}")
     return result
 
@@ -90,7 +89,7 @@ def cell_files(workdir: pathlib.Path, mode: str, settings: EvaluationSettings, p
 def _digest(workdir: pathlib.Path, name: str) -> str | None:
     """Of a finished stage's last checkpoint."""
     directory = workdir / name / "checkpoints"
-    if finished(workdir, name) is None:
+    if not _is_finished(directory, name):
         return None
     return file_digest(directory / str(committed_steps(directory)[-1]) / MANIFEST)
 
@@ -182,12 +181,12 @@ def reasoning_of(config: ml_collections.ConfigDict, dataset: CuratedDataset, wor
 def finished(workdir: pathlib.Path, name: str, required: bool = False) -> Checkpoint | None:
     """The checkpoint of a stage that has run to its end; None, or InputError if it is `required`."""
     directory = workdir / name / "checkpoints"
-    if not required and latest_records(directory) is None:
+    if not required and not _is_finished(directory, name):
         return None
-    checkpoint = read_checkpoint(directory)
-    try:
-        return require_finished(directory, checkpoint, name)
-    except InputError:
-        if required:
-            raise
-        return None
+    return require_finished(directory, read_checkpoint(directory), name)
+
+
+def _is_finished(directory: pathlib.Path, name: str) -> bool:
+    """Whether the newest checkpoint is of the stage's last step, from its records alone."""
+    records = latest_records(directory)
+    return records is not None and committed_steps(directory)[-1] >= records.config["stages"][name]["steps"]

@@ -5,20 +5,22 @@ import os
 import pathlib
 
 
-def write_durably(path: pathlib.Path, text: str) -> None:
-    """Writes a file that has reached the disk, whole, before it has its name.
+def write_durably(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file that has reached the disk, whole, before it has its name; text as UTF-8.
 
-    Raises OSError naming the file.
+    Raises OSError naming the file, of which nothing new is left then.
     """
     temporary = path.with_name(path.name + ".partial")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:  # that of a write, unlike that of opening, does not know its file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_directory(path: pathlib.Path) -> None:

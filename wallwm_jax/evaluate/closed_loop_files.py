@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.files import write_durably
 from wallwm_jax.evaluate.closed_loop_results import CellResult, LoopFilm
 
 _PAIRS = ("progress_interval", "success_interval", "announced")
@@ -61,10 +62,7 @@ class CellFiles:
         arrays = {f"film_{number}": film.frames for number, film in enumerate(result.films)}
         np.savez_compressed(buffer, result=np.array(text), **arrays)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(result.cell, result.controller)
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        write_durably(self._path(result.cell, result.controller), buffer.getvalue())
 
     def _of(self, controller: str) -> Any:
         """As it is after a round through JSON."""

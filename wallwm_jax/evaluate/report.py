@@ -3,9 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
+from wallwm_jax.core.files import write_durably
 from wallwm_jax.evaluate import closed_loop_section, figures, film_section, language_section, page, rollout_section
 from wallwm_jax.evaluate.errors import MILLIMETRES, ErrorSummary
-from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, VerbResult, metrics, write_text
+from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, VerbResult, metrics
 
 MOVING = 6
 """Events shown in motion."""
@@ -13,7 +14,7 @@ MOVING = 6
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
     """Writes the report (under 5 MB); raises InputError if matplotlib is missing."""
-    write_text(path, render(evaluation))
+    write_durably(path, render(evaluation))
 
 
 def render(evaluation: Evaluation) -> str:

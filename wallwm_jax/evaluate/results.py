@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wallwm_jax.core.files import write_durably
 from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.drop_in import DropInResult
 from wallwm_jax.evaluate.errors import ErrorSummary
@@ -212,16 +213,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a temporary sibling and renames it, so that a failure leaves nothing half written."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_metrics(evaluation: Evaluation, path: Path) -> None:
     """Writes metrics.json."""
-    write_text(path, json.dumps(metrics(evaluation), indent=2) + "\n")
+    write_durably(path, json.dumps(metrics(evaluation), indent=2) + "\n")

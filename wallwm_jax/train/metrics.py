@@ -6,12 +6,12 @@ evaluation steps, "heldout_loss".
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.files import write_durably
 
 WALL_CLOCK = frozenset({"seconds", "tokens_per_s"})
 """Fields that two equal runs do not share."""
@@ -25,9 +25,7 @@ class MetricsFile:
         self.path = pathlib.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(self.path) if line["step"] <= resume_step]
-        temporary = self.path.with_name(self.path.name + ".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends one line; a number that is not finite becomes null, which JSON can say."""

@@ -1,0 +1,41 @@
+"""What the benchmark of Muon says of machines that are not here."""
+
+import json
+import pathlib
+
+import pytest
+
+from experiments.benchmarks.muon import PLANS, compare_plans, on_eight_devices
+from wallwm_jax.core.errors import InputError
+
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments/results"
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+def test_owners_iterations_are_found_in_the_compiled_program(layers):
+    """Of eight devices, with matrices that some own more of than others, and with equally many for all: no collective
+    inside the iterations, and what the program does is what the analytic counter says
+    of it."""
+    found = on_eight_devices(layers, 128)
+    assert found["iteration_collectives"] == 0
+    assert 1 <= found["ns_flops_fraction_8dev"] <= (2 if layers == 2 else 1.001)
+    analytic = found["ns_flops_8dev"]
+    assert analytic["counter_vs_compiled"] == pytest.approx(1, abs=0.01)
+    assert analytic["products_vs_cost_analysis"] == pytest.approx(1, abs=0.1)
+    assert found["ns_flops_fraction_8dev"] == pytest.approx(analytic["analytic_fraction"], rel=0.01)
+
+
+def test_the_line_that_is_kept_follows_from_the_plans_that_are_kept():
+    kept, found = json.loads((RESULTS / "muon.json").read_text()), compare_plans(RESULTS)
+    for name in ("traffic_ratio_vs_optax_v5p64", "overhead_vs_adamw_5b", "overhead_bounds"):
+        assert kept[name] == found[name], name
+
+
+def test_plans_of_different_steps_are_not_compared(tmp_path):
+    for name in PLANS.values():
+        (tmp_path / name).write_text((RESULTS / name).read_text())
+    other = json.loads((tmp_path / PLANS["muon"]).read_text())
+    other["batch"]["rows"] += 1
+    (tmp_path / PLANS["muon"]).write_text(json.dumps(other))
+    with pytest.raises(InputError, match="plans: batch"):
+        compare_plans(tmp_path)
