@@ -1,6 +1,7 @@
 """Topologies are tables; a batch or a device count that does not fit is refused."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -53,6 +54,31 @@ def test_tokens_and_heads_must_divide_over_the_sequence_axis():
         meshes.check_sequence(tokens, heads, abstract(1, 1, 1, sequence=4))
     with pytest.raises(InputError, match="heads: found 12, expected a multiple of 8"):
         meshes.check_sequence(tokens, heads, abstract(1, 1, 4, sequence=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class TorusDevice:
+    """All that JAX reads of a TPU to find its place in a mesh."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v5p"
+    core_on_chip: int = 0
+    slice_index: int = 0
+
+
+@pytest.mark.parametrize("sides", [(4, 4, 4), (8, 8, 8), (8, 8, 16)])
+def test_a_pod_of_any_sides_has_a_mesh(sides):
+    """An axis of 16 devices is cut from sides of 8 where no sides make it up; every device has one place, and the
+    devices of an axis lie in one block of the torus."""
+    devices = [TorusDevice(number, coords) for number, coords in enumerate(np.ndindex(*sides))]
+    mesh = meshes.make_mesh("pod", devices)
+    assert mesh.devices.shape == (math.prod(sides) // 16, 16, 1, 1)
+    assert len(set(mesh.devices.flat)) == len(devices)
+    for row in mesh.devices.reshape(-1, 16):
+        corners = np.array([device.coords for device in row])
+        assert math.prod(len(np.unique(corners[:, axis])) for axis in range(3)) == 16
 
 
 @dataclasses.dataclass(frozen=True)
