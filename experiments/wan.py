@@ -1,7 +1,7 @@
 """Stage 1 of WALL-WM at the sizes of Wan, to be planned before anybody pays for a pod, and launched on one.
 
     wallwm plan --config experiments/wan.py:5b --topology v5p:4x4x4     # minutes of compiling, no accelerator
-    wallwm plan --config experiments/wan.py:14b --topology v5p:4x4x8 --set data.rows=128
+    wallwm plan --config experiments/wan.py:14b --topology v5p:8x8x16 --set data.rows=1024
     experiments/launch/README.md                                        # how to launch it
 
 "5b" has the towers of Wan2.2-TI2V-5B, "14b" those of Wan2.1-14B. Nobody has trained either with this library: rates and
