@@ -122,6 +122,19 @@ def test_whole_evaluation_becomes_a_report(evaluation, tmp_path):
     assert evaluation.filmstrips[0].title in (tmp_path / "report.html").read_text()
 
 
+def test_missing_files_of_a_stage_are_named_before_anything_is_predicted(micro, curated, settings, tmp_path):
+    """Its metrics, and then its assignment of parameters."""
+    said, (model, parameters, _) = [], micro
+    for name in ("metrics.jsonl", ASSIGNMENT):
+        with pytest.raises(InputError, match=name):
+            evaluate(
+                model, parameters, curated, settings, metrics_files={"video": tmp_path / "metrics.jsonl"},
+                progress=said.append,
+            )  # fmt: skip
+        (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "video_loss": 1.0, "heldout_loss": 1.0}) + "\n")
+    assert not said
+
+
 def test_errors_of_the_truth_are_zero(curated):
     """Predicting the recorded targets errs by nothing, in both units; a verb unknown to training has no mean error."""
     for row in curated.index.select("heldout")[:2]:

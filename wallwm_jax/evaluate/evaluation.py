@@ -50,6 +50,9 @@ def evaluate(
     """
     started = time.monotonic()
     curves = [read_curve(title, path) for title, path in metrics_files.items()]
+    parameters_by_optimizer = [
+        ParameterRow(**row) for path in metrics_files.values() for row in read_assignment(path.parent)
+    ]
     rows = select_rows(curated, settings.split, settings.events)
     events = [recorded_event(curated, row, settings.window) for row in rows]
     training = [recorded_event(curated, row, settings.window) for row in select_rows(curated, "train", None)]
@@ -75,7 +78,7 @@ def evaluate(
         closed_loop=closed_loop(mode) if closed_loop else None,
         curves=curves,
         clusters=_clusters(curated, settings),
-        parameters=[ParameterRow(**row) for path in metrics_files.values() for row in read_assignment(path.parent)],
+        parameters=parameters_by_optimizer,
         counts=_counts(result, events, len(training), settings, mode),
         rollouts=rollouts(mode) if rollouts else (),
         seconds=time.monotonic() - started,
