@@ -36,7 +36,7 @@ def some_statistics(seed: int) -> Statistics:
     return compute_statistics(generator.normal(size=(50, 26)), generator.normal(size=(50, 26)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(poses=arrays(np.float32, (6, 26), elements=values), seed=st.integers(0, 20))
 @pytest.mark.parametrize("embodiment", [BIMANUAL, Embodiment.load(TABLETOP)], ids=lambda e: e.name)
 def test_decode_inverts_encode(embodiment, poses, seed):

@@ -50,7 +50,7 @@ def at(curated: CuratedDataset, episode: int, anchor: int, loader: LoaderSetting
     return pack(other, [[make_window(other, Draw(0, 0.0, True, level), loader)]], dataclasses.replace(loader, rows=1))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_window_shows_the_recording(indexed, data):
     """Slots, times, tau, frames, cameras, targets and state of any anchor, computed here from the episode by eq. 11;

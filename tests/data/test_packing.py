@@ -17,7 +17,7 @@ from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.windows import Window, make_window
 
 SETTINGS = LoaderSettings(rows=3, text_length=24)
-GIVEN = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+GIVEN = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def with_events(curated: CuratedDataset, spans: list[tuple[int, int, int]]) -> CuratedDataset:

@@ -16,7 +16,7 @@ def overlapping_labels(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**63), first=st.integers(0, 2**40), count=st.integers(1, 40), skip=st.integers(0, 39))
 def test_draw_i_does_not_depend_on_how_it_is_asked_for(seed, first, count, skip):
     """A range of draws is the single draws, from whatever number it starts; jitter lies in [0, 1)."""
@@ -45,7 +45,7 @@ def test_weights_flatten_both_clusterings_at_once():
         np.testing.assert_allclose(cluster_marginals(labels, weights), 1 / clusters, rtol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(first=st.lists(st.integers(0, 4), min_size=2, max_size=60), data=st.data())
 def test_weights_stay_bounded_for_any_clusterings(first, data):
     """Also where no weights are flat, they are probabilities, and no two events' differ by more than the bounds do."""

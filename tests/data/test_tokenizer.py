@@ -13,7 +13,7 @@ TOKENS = CaptionTokenizer.train(TEXTS, 320)
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_text_comes_back(text):
     """Seen or not, in any script; blanks at the ends do not count."""
     assert TOKENS.decode([*TOKENS.encode(text), tokenizer.END, 9]) == text.strip()

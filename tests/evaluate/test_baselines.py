@@ -39,7 +39,7 @@ def test_hold_still_errs_by_the_displacement():
     assert trajectory_error(held, event.actions, OPENING).end == pytest.approx(0.8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=st.integers(1, 60), other=st.integers(1, 60), start=st.floats(-1, 1))
 def test_mean_of_equal_motions_predicts_them_at_any_length_and_place(steps, other, start):
     """Displacement is averaged relative to the anchor in normalised time: the end is exact for every length. Along the

@@ -142,7 +142,7 @@ def test_absent_view_is_not_read(make_mode, observe):
     np.testing.assert_array_equal(first.frames, second.frames)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=st.integers(1, 200), stride=st.integers(1, 4), buckets=st.sets(st.integers(2, 9), min_size=1))
 def test_bucket_holds_the_event_and_no_more(steps, stride, buckets):
     """The smallest bucket whose future latents cover the steps, or else the longest."""

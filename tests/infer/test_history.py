@@ -19,7 +19,7 @@ def seen(number, views=(True, True), size=2):
     return Observation(np.full((2, size, size, 3), number % 256, np.uint8), np.array(views), state, np.ones(26, bool))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(latents=st.integers(0, 3), stride=st.integers(1, 3), count=st.integers(1, 60))
 def test_the_ring_reads_what_a_list_would(latents, stride, count):
     """Slots by the definition of eq. 11, from the list of all observations: the first raw frame stands alone in slot 0,
@@ -39,7 +39,7 @@ def test_the_ring_reads_what_a_list_would(latents, stride, count):
     assert len(history) == min(count, 1 + 4 * latents * stride)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(latents=st.integers(0, 2), stride=st.integers(1, 3), gaps=st.lists(st.integers(1, 30), max_size=30))
 def test_a_slot_with_an_unobserved_step_is_masked(latents, stride, gaps):
     """Whatever the gaps: a slot is real if all its steps were observed, and then shows them."""

@@ -18,7 +18,7 @@ def test_grid_follows_the_shift():
     assert time_grid(7, 5.0)[0] == 1.0 and time_grid(7, 5.0)[-1] == 0.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=st.integers(1, 60), shift=st.floats(1, 8), data=st.data())
 def test_anchor_lies_where_training_puts_it(steps, shift, data):
     """Both parts of the grid meet at the time at which the action objective reads the video tower."""
@@ -28,7 +28,7 @@ def test_anchor_lies_where_training_puts_it(steps, shift, data):
     assert time_grid(2, shift, anchor / steps, 1)[0] == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=st.integers(2, 60), shift=st.floats(1, 8), data=st.data())
 def test_grid_in_two_parts_is_the_grid(steps, shift, data):
     anchor = data.draw(st.integers(0, steps))

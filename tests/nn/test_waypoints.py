@@ -66,7 +66,7 @@ def test_progress_does_not_depend_on_what_is_masked():
     assert (np.asarray(done)[future] == 1).all() and not np.asarray(done)[~future].any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(row=st.integers(-5, 5), column=st.integers(-7, 7))
 def test_a_moved_picture_is_the_picture_elsewhere(row, column):
     """Every pixel of a moved picture is the one that was so many rows and columns before, or the nearest edge's."""

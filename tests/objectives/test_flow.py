@@ -24,7 +24,7 @@ def test_anchor_is_step_45_of_50_from_pure_noise():
 
 
 @given(time=st.floats(0, 1), shift=st.floats(0.2, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_path_target_and_clean_end_agree(time, shift):
     """d z_t / d t is the target, z_t - t v is the data, the shift keeps [0, 1] and its ends."""
     generator = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_caption_drop_follows_the_half_cosine():
 
 
 @given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=3), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_packed_cosine_transform_is_each_events_own(lengths, seed):
     """Every event's block is the orthonormal DCT-II of its own steps, and padding is zero."""
     padding = 14 - sum(lengths)

@@ -95,7 +95,7 @@ TOWERS = ("text_encoder", "video", "action", "duration")
 
 
 @given(chosen=st.sets(st.sampled_from(TOWERS)))
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 def test_split_then_merge_is_the_identity(chosen):
     """Every parameter lands in exactly one part, by its tower, and merging restores the tree."""
     blocks = {"video": {"w": 3}, "action": {"w": 4}}

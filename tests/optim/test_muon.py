@@ -75,14 +75,15 @@ def test_equals_optax_when_configured_alike(nesterov, scale):
 
 @pytest.mark.parametrize("iteration", ["gram", "cheapest"])
 def test_the_iteration_does_not_matter(iteration):
-    """On Gram matrices, or by shape on the cheaper of the two, the updates are those of the direct iteration (fp32)."""
+    """On Gram matrices, or by shape on the cheaper of the two, the updates are those of the direct iteration, up to
+    what fp32 loses where a matrix is squared and never formed anew within five steps."""
     gradients = _random_tree(1)
     found = []
     for name in ("direct", iteration):
         transformation = scale_by_muon(DECLARATIONS, MuonSettings(iteration=name))
         found.append(transformation.update(gradients, transformation.init(gradients))[0])
     for name in SHAPES:
-        np.testing.assert_allclose(found[1][name], found[0][name], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[1][name], found[0][name], atol=5e-4, err_msg=name)
 
 
 def test_split_axes_give_every_head_its_own_matrix():

@@ -121,7 +121,7 @@ def test_huge_and_zero_matrices():
         assert (found[1] == 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     m=st.integers(1, 9),
     more=st.integers(0, 9),

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wallwm_jax.optim.newton_schulz import iteration_flops
@@ -30,7 +30,6 @@ groups = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(groups, st.sampled_from(MESHES))
 def test_every_matrix_has_one_owner_and_finds_its_way_back(chosen, mesh):
     """The tables hold each matrix of a group once; `returned` names, for each, the place where its owner has put it;
