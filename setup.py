@@ -30,7 +30,7 @@ VIZ = ["matplotlib>=3.9"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 RERUN = ["rerun-sdk>=0.26"]
 PLAN = ["jax[tpu]"]
-DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.19", "ruff>=0.17,<0.18", "pre-commit>=4"]
+DEV = ["pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "beartype>=0.19", "ruff>=0.17,<0.18", "pre-commit>=4"]
 
 setuptools.setup(
     name="wallwm_jax",

@@ -7,4 +7,5 @@ source ./environment.sh
 prepare_environment .venv-test ".[dev]"
 ruff check .
 ruff format --check .
-python -m pytest -n 2 --durations=15 "$@"
+# A file stays with one worker, which makes what its tests share once; the longest come first (tests/conftest.py).
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "$@"
