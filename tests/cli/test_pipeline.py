@@ -146,7 +146,7 @@ def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, ca
     and without a report; the handler from before is back."""
     workdir, trained, before = tmp_path / "run", [], signal.getsignal(signal.SIGTERM)
 
-    def train_stage(config, name, curated, workdir, *, stop, accept, fault):
+    def train_stage(config, name, curated, workdir, *, stop, accept, fault, patience):
         trained.append(name)
         stop.leave_at_once = False
         os.kill(os.getpid(), signal.SIGTERM)

@@ -86,6 +86,30 @@ except RunError as error:
         assert [process.communicate(timeout=120)[0].strip() for process in processes] == [expected] * 2
 
 
+def test_who_does_not_come_where_others_wait_is_named(coordinator):
+    """Within their patience, and not for good: the next time both come."""
+    script = """
+import sys
+from wallwm_jax.core.errors import RunError
+from wallwm_jax.core.processes import ProcessGroup, join, wait_for_all
+number = int(sys.argv[2])
+join(ProcessGroup(sys.argv[1], 2, number, 60.0), {"seed": "0"})
+if number == 0:
+    try:
+        wait_for_all("the table", 0.5)
+    except RunError as error:
+        print(error)
+wait_for_all("the door", 60.0)
+print("together")
+"""
+    commands = [[sys.executable, "-c", script, coordinator, str(number)] for number in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"JAX_PLATFORMS": "cpu"}}
+    processes = [subprocess.Popen(command, **pipes) for command in commands]
+    first, second = (process.communicate(timeout=120)[0].splitlines() for process in processes)
+    assert first == ["processes 1 of 2 did not come to 'the table' within 0.5 s", "together"]
+    assert second == ["together"]
+
+
 def test_strangers_do_not_matter(coordinator):
     """Somebody who connects and says something else, or nothing, is not taken for a process."""
     host, port = coordinator.split(":")

@@ -25,7 +25,8 @@ def _train(directory, count, stopped=-1, mesh="host"):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
     processes = [subprocess.Popen(command, **pipes) for command in commands]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, outputs
+    wrong = [line for output in outputs for line in output.splitlines() if "rror" in line]
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(wrong)
     return [output.splitlines()[-1] for output in outputs]
 
 

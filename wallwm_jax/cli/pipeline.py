@@ -67,8 +67,8 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
 def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> None:
     """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop.
 
-    Several processes train together on what one has curated before, `accept` and `patience` as in `train`, and the
-    first of them evaluates. Raises InputError if nothing has been curated for them.
+    Several processes train together on what one has curated before, `accept` and `patience` as in `train`; they record,
+    curate and evaluate nothing. Raises InputError if nothing has been curated for them.
     """
     import jax
 
@@ -82,8 +82,10 @@ def run(specification: str, overrides: list[str], workdir: str, accept: Sequence
     for stage in folder.config.recipe:
         if not train(folder, stage, accept, None, patience):
             return
-    if jax.process_index() == 0:
+    if jax.process_count() == 1:
         evaluate(folder)
+    elif jax.process_index() == 0:
+        Console().print("all stages are trained; the same command in one process evaluates", soft_wrap=True)
 
 
 def record(folder: RunFolder) -> None:
@@ -115,7 +117,8 @@ def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | N
     """Trains stage `number`, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its end.
 
     `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
-    Several processes wait `patience` seconds for the one that prepares the stage's windows.
+    Several processes wait `patience` seconds for the one that prepares the stage's windows, and for each other before
+    they train.
     """
     import jax
 
@@ -141,9 +144,8 @@ def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | N
                 index_observation_windows(folder, stage)
             wait_for_all("windows", patience)
         with StopSignals() as stop:
-            trained = train_stage(
-                folder.config, stage.name, folder.curated, folder.workdir, stop=stop, accept=accept, fault=fault
-            )
+            options = {"stop": stop, "accept": accept, "fault": fault, "patience": patience}
+            trained = train_stage(folder.config, stage.name, folder.curated, folder.workdir, **options)
     step, steps = int(trained.state.step), folder.config.stages[stage.name].steps
     if step < steps:
         text = f"asked to stop ({stop.received}): stage {stage.name} is saved at step {step} of {steps}"

@@ -61,11 +61,17 @@ def join(group: ProcessGroup, fingerprint: Mapping[str, str]) -> None:
     """
     patience = max(int(group.patience), 1)
     if group.coordinator == AUTO:
-        jax.distributed.initialize(initialization_timeout=patience)
+        jax.distributed.initialize(initialization_timeout=patience, shutdown_timeout_seconds=patience)
         agree(fingerprint, group.patience)
         return
     roll_call(group, fingerprint)
-    jax.distributed.initialize(group.coordinator, group.count, group.index, initialization_timeout=patience)
+    jax.distributed.initialize(
+        group.coordinator,
+        group.count,
+        group.index,
+        initialization_timeout=patience,
+        shutdown_timeout_seconds=patience,  # a process that fails waits so long for the others, then all end
+    )
 
 
 def roll_call(group: ProcessGroup, fingerprint: Mapping[str, str]) -> None:

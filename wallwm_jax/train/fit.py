@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from wallwm_jax.core.errors import RunError
 from wallwm_jax.core.mesh import batch_sharding
+from wallwm_jax.core.processes import wait_for_all
 from wallwm_jax.core.rng import stream
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
@@ -41,7 +42,8 @@ def fit(run: Run, initial: Start, data: StageData, reporter: Reporter, stop: Sto
     Raises:
         InputError: the checkpoint belongs to another architecture or is damaged; another run writes into the directory;
             the disk has no room for the checkpoints.
-        RunError: a save failed, or `stop_after_skipped` steps in a row were not finite.
+        RunError: a save failed, `stop_after_skipped` steps in a row were not finite, or other processes of the run did
+            not get as far as the first step.
     """
     with DirectoryLock(run.directory), jax.set_mesh(run.mesh):
         announce_assignment(run, initial.shapes, reporter)
@@ -102,9 +104,10 @@ class _Trainer:
             self.window, self.seconds = list(progress["window"]), progress["seconds"]
         self.start = self.number = self.saved = int(self.state.step)
         self.watch = SkipWatch(run.settings.run.stop_after_skipped)
-        self.files = [MetricsFile(run.directory / "metrics.jsonl", self.start)]
-        if run.tensorboard:
-            self.files.append(TensorBoard(run.directory / "tensorboard", self.start))
+        # The first process writes for all: opening the file drops what an interrupted run wrote past its checkpoint.
+        first = jax.process_index() == 0
+        self.metrics = MetricsFile(run.directory / "metrics.jsonl", self.start) if first else None
+        self.board = TensorBoard(run.directory / "tensorboard", self.start) if first and run.tensorboard else None
         self.heldout: list[Any] = []
         self.profiling = False
 
@@ -117,6 +120,7 @@ class _Trainer:
         self.reporter.start(self.run.stage.name, self.start, steps)
         if self.start >= steps:
             return self.state
+        self._wait_for_all("beginning")
         check_space(self.store.directory, self.programs.state)
         self.clock = time.monotonic()
         self.goodput.write(self.start)
@@ -140,8 +144,8 @@ class _Trainer:
         self.reporter.stop()
         if self.profiling:
             jax.profiler.stop_trace()
-        for file in self.files[1:]:
-            file.close()
+        if self.board is not None:
+            self.board.close()
         self.store.close()
 
     def _next(self, batches: Iterator[Any]) -> Any:
@@ -193,7 +197,13 @@ class _Trainer:
         self.programs.step.lower(self.state, batch).compile()
         for heldout in self.heldout[:1]:
             self.programs.evaluation.lower(self.state.parameters, heldout, stream(self.run.seed)).compile()
+        self._wait_for_all("first step")
         self.stop.leave_at_once = False
+
+    def _wait_for_all(self, place: str) -> None:
+        """Between processes' first exchanges by their devices and what takes each a while of its own: a backend waits
+        for the others less long than a compilation can take (30 s on CPUs), and does not say for whom."""
+        wait_for_all(f"the {place} of stage {self.run.stage.name}, from step {self.start}", self.run.patience)
 
     def _profile(self, number: int) -> None:
         """Begins a trace before the first step of it, and ends it before the first step after it."""
@@ -248,8 +258,9 @@ class _Trainer:
         self.window.clear()
         self.seconds += elapsed + self._elapsed()
         line["seconds"] = round(self.seconds, 2)
-        for file in self.files if jax.process_index() == 0 else ():
-            file.write(line)
+        for file in (self.metrics, self.board):
+            if file is not None:
+                file.write(line)
         self.goodput.write(number)
         self.reporter.report(line)
 

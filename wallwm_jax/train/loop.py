@@ -11,6 +11,7 @@ import ml_collections
 from wallwm_jax.core.config import to_json
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import check_host_memory, make_mesh
+from wallwm_jax.core.processes import PATIENCE
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.train.checkpoint import (
@@ -50,6 +51,7 @@ def train_stage(
     stop: StopSignals | None = None,
     accept: Collection[str] = (),
     fault: Fault | None = None,
+    patience: float = PATIENCE,
 ) -> StageResult:
     """Trains one stage, or goes on with it, or finds it finished.
 
@@ -59,7 +61,8 @@ def train_stage(
     frozen towers are the EMA weights of stage 1.
 
     Once `stop` has received a signal the stage ends early, saved. `accept` names what a resumed stage may have changed
-    (`resumption.CHANGES`); `fault` is one on purpose.
+    (`resumption.CHANGES`); `fault` is one on purpose. Several processes wait `patience` seconds for each other before
+    the first step.
 
     Raises:
         InputError: bad config values, a batch that divides neither over the mesh nor into parts, towers that the mesh
@@ -93,7 +96,7 @@ def train_stage(
         return starting_parameters(stage, pathlib.Path(workdir), records, fresh, accept, placement)
 
     tensorboard = bool(config.get("tensorboard", False))
-    whole = settings, mesh, config.seed, records, directory, tensorboard, frozenset(accept), fault
+    whole = settings, mesh, config.seed, records, directory, tensorboard, frozenset(accept), fault, patience
     state = fit(Run(stage, model, declarations, *whole), Start(shapes, start), data, reporter, stop)
     return StageResult(state, directory)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
+from wallwm_jax.core.processes import PATIENCE
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.train.checkpoint import Records
 from wallwm_jax.train.faults import Fault
@@ -47,7 +48,7 @@ class Run:
     """One stage on one model. `directory` receives checkpoints/ and metrics.jsonl (and tensorboard/ if asked for).
 
     `accept` names what may differ from the checkpoint that the run goes on with (`resumption.CHANGES`); `fault` is one
-    on purpose."""
+    on purpose. Several processes wait `patience` seconds for each other before the first step."""
 
     stage: Stage
     model: Any
@@ -60,3 +61,4 @@ class Run:
     tensorboard: bool = False
     accept: frozenset[str] = frozenset()
     fault: Fault | None = None
+    patience: float = PATIENCE
