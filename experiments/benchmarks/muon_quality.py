@@ -4,8 +4,8 @@
     python experiments/benchmarks/muon_quality.py --workdir runs/muon_quality --report
 
 10 trainings of the library's own stage 1, each of some 13 minutes on one core of a Xeon at 2.5 GHz: either optimizer at
-three rates with seed 0, then with seeds 1 and 2 at the rate whose held-out loss was least at the end. A rate is a factor of
-the grid times the config's: of AdamW the one it has (`adamw_learning_rate`), of Muon both (the matrices'
+three rates with seed 0, then with seeds 1 and 2 at the rate whose held-out loss was least at the end. A rate is a
+factor of the grid times the config's: of AdamW the one it has (`adamw_learning_rate`), of Muon both (the matrices'
 `learning_rate`, and AdamW's for the rest, in the config's proportion). All else is equal: schedule, warm-up, decay,
 clipping, batches.
 
