@@ -6,10 +6,12 @@ import pathlib
 import shutil
 import signal
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from tests.data import lerobot_fixture
+from wallwm_jax.cli import pipeline
 from wallwm_jax.cli.driving import finished
 from wallwm_jax.cli.main import main
 from wallwm_jax.core.errors import InputError, RunError
@@ -159,6 +161,18 @@ def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, ca
     assert trained == ["video"] and not (workdir / "report.html").exists()
     assert "asked to stop (SIGTERM): stage video is saved at step 2 of 3" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_several_processes_evaluate_nothing(dataset, tmp_path, capsys, monkeypatch):
+    """They train, and say who evaluates: reading a checkpoint would wait for all of them."""
+    workdir, trained = tmp_path / "run", []
+    (workdir / "curated").mkdir(parents=True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(pipeline, "train", lambda folder, number, *options: trained.append(number) or True)
+    assert main(arguments("run", dataset, workdir, RECIPE)) == 0
+    assert trained == [1, 2, 0, 3, 4, 5]
+    assert "the same command in one process evaluates" in capsys.readouterr().out
+    assert not (workdir / "report.html").exists()
 
 
 def test_a_stage_that_cannot_go_on_ends_with_code_1(dataset, tmp_path, capsys, monkeypatch):

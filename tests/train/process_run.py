@@ -19,7 +19,7 @@ from wallwm_jax.core.mesh import make_mesh, row_share
 from wallwm_jax.core.processes import ProcessGroup, join
 from wallwm_jax.nn.drawing import materialise
 from wallwm_jax.nn.parameters import DeclaredParameter, Initializer
-from wallwm_jax.train.fit import fit
+from wallwm_jax.train import fit as training
 from wallwm_jax.train.progress import PlainReporter
 from wallwm_jax.train.run import StageData
 from wallwm_jax.train.stop import StopSignals
@@ -59,9 +59,11 @@ def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_
             yield own_rows(100 + step)
 
     check_own_shards()
+    if number:
+        training.MetricsFile = None  # opened by several at once, the file would lose lines
     run = dataclasses.replace(toy_run(pathlib.Path(directory)), mesh=mesh)
     with StopSignals() as stop:
-        state = fit(run, toy_start(), StageData(batches, (own_rows(99),)), PlainReporter(), stop)
+        state = training.fit(run, toy_start(), StageData(batches, (own_rows(99),)), PlainReporter(), stop)
     bias = np.asarray(state.parameters["linear"]["bias"].addressable_data(0))
     print(f"left after step {int(state.step)} with {bias.tobytes().hex()}")
 
