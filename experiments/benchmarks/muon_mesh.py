@@ -35,7 +35,7 @@ def main(layers: int, width: int) -> None:
     ownership, _ = ownership_of(matrix_views(leaves, rules, SETTINGS, mesh), dict(mesh.shape), SETTINGS)
     compiled = compiled_update(leaves, rules, mesh)
     program, devices = parse(compiled.as_text()), [0] * mesh.size
-    counted = sorted(SETTINGS.taken.flops(share.group.m, share.group.k) for share in ownership.shares)
+    counted = sorted(share.group.flops for share in ownership.shares)
     owned = sorted(of_body(program, body, devices).flops for body in loops(program))
     if len(owned) != len(counted):  # around a single matrix the compiler leaves no loop to find it by
         raise InputError("layers", layers, f"2 or more matrices of every shape for each of {mesh.size} devices")
@@ -56,7 +56,7 @@ def main(layers: int, width: int) -> None:
 
 def by_cost(ownership: Any) -> list[Any]:
     """Shares in the order of what a matrix costs."""
-    return sorted(ownership.shares, key=lambda share: SETTINGS.taken.flops(share.group.m, share.group.k))
+    return sorted(ownership.shares, key=lambda share: share.group.flops)
 
 
 def compiled_update(leaves: Any, rules: Any, mesh: Any) -> Any:

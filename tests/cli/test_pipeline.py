@@ -25,6 +25,7 @@ STAGES = ("video", "action", "backbone", "conditioner", "staircase", "adaptation
 SMALL = [
     "model.variant=micro",
     "data.rows=2",
+    "stages.video.rows=2",
     "data.row_frames=5",
     "data.segments=2",
     "data.spatial_compression=4",
@@ -117,6 +118,7 @@ def test_stopping_at_the_border_of_two_stages_changes_nothing(run, dataset, tmp_
         (["windows.loader.row_frames=4"], "row_frames"),
         (["data.rwos=4"], "nearest: 'rows'"),
         (["mesh=host", "data.rows=0"], "data.rows"),
+        (["stages.video.rows=0"], "config.stages.video.rows"),
         (["mesh=palmtop"], "config.mesh"),
         (["model.variant=huge"], "model.variant"),
         (["stages.video.warmup_steps=3"], "warmup_steps"),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wallwm_jax.optim.newton_schulz import iteration_flops
-from wallwm_jax.optim.ownership import Cut, Group, Iteration, assign
+from wallwm_jax.optim.muon import MuonSettings
+from wallwm_jax.optim.ownership import Cut, Group, assign
 
 CUTS = [
     Cut(),
@@ -22,8 +22,16 @@ MESHES = [
     {"data": 2, "fsdp": 3, "sequence": 1, "tensor": 2},
     {"data": 2, "fsdp": 1, "sequence": 2, "tensor": 2},
 ]
+
+DIRECT = MuonSettings()
+
+
+def group_of(m, k, cut, count, settings=DIRECT):
+    return Group(m, k, cut, count, settings.flops(m, k, settings.coefficients))
+
+
 groups = st.lists(
-    st.builds(Group, st.sampled_from([8, 24]), st.sampled_from([24, 60]), st.sampled_from(CUTS), st.integers(1, 17)),
+    st.builds(group_of, st.sampled_from([8, 24]), st.sampled_from([24, 60]), st.sampled_from(CUTS), st.integers(1, 17)),
     min_size=1,
     max_size=4,
     unique_by=lambda group: (group.m, group.k, group.cut),
@@ -35,7 +43,7 @@ def test_every_matrix_has_one_owner_and_finds_its_way_back(chosen, mesh):
     """The tables hold each matrix of a group once; `returned` names, for each, the place where its owner has put it;
     the operations are those of all matrices; and unless a stack is cut, whose parts bind several devices at a time, no
     device is more than one matrix above the least busy."""
-    ownership = assign(chosen, mesh, Iteration(5, "direct", "float32"))
+    ownership = assign(chosen, mesh)
     for group, share in zip(chosen, ownership.shares, strict=True):
         owned = [number for row, count in zip(share.table, share.counts, strict=True) for number in row[:count]]
         assert sorted(owned) == list(range(group.count))
@@ -44,7 +52,7 @@ def test_every_matrix_has_one_owner_and_finds_its_way_back(chosen, mesh):
         places = share.table.reshape(len(kept), -1)
         found = np.stack([row[chosen] for row, chosen in zip(places, kept, strict=True)]).reshape(-1)
         np.testing.assert_array_equal(found[inverse], np.arange(group.count))
-    costs = [iteration_flops(group.m, group.k, 5) for group in chosen]
+    costs = [group.flops for group in chosen]
     parts = [math.prod(mesh[axis] for axis in group.cut.stack) for group in chosen]
     total = sum(cost * group.count * part for cost, group, part in zip(costs, chosen, parts, strict=True))
     assert ownership.flops.sum() == total
@@ -57,12 +65,10 @@ def test_a_large_transformer_is_shared_evenly(data, fsdp, most):
     """The matrices of the 5B video tower: nobody has more than 1.07 of an even share of the operations on 8 devices,
     1.1 on 64; and the all-to-alls carry no more than two and a half times what must be carried."""
     tower = [
-        Group(3072, 3072, Cut(("fsdp",)), 362),
-        Group(3072, 14336, Cut(("fsdp",)), 60),
-        Group(3072, 4096, Cut(("fsdp",)), 1),
-        Group(3072, 27648, Cut(("fsdp",)), 1),
+        group_of(3072, k, Cut(("fsdp",)), count, MuonSettings(iteration="cheapest", products="bfloat16"))
+        for k, count in ((3072, 362), (14336, 60), (4096, 1), (27648, 1))
     ]
     mesh = {"data": data, "fsdp": fsdp, "sequence": 1, "tensor": 1}
-    ownership = assign(tower, mesh, Iteration(5, "cheapest", "bfloat16"))
+    ownership = assign(tower, mesh)
     assert 1.0 <= ownership.balance <= most
     assert 1.0 <= ownership.padding <= 2.5

@@ -48,6 +48,7 @@ def test_defaults_are_readable_and_unknown_keys_are_not(stage):
         ({"muon": {"momentun": 1}}, r"muon.*momentum"),
         ({"log_every": 0}, "log_every"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"rows": 0}, rf"config\.stages\.{stage.name}\.rows: found 0, expected at least 1"),
         ({"freeze": ("codec",)}, rf"config\.stages\.{stage.name}\.freeze: found \['codec'\], expected towers"),
         ({"freeze": sorted(stage.trains)}, r"freeze: .*fewer than all"),
     ]:

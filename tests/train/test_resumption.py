@@ -43,6 +43,7 @@ def _stage(**values):
 DIFFERENT = [
     ("config", RECORDS._replace(config={**CONFIG, "seed": 1}), r"config\.seed: found 0, expected 1"),
     ("config", _stage(learning_rate=0.2), r"learning_rate: found 0\.1, expected 0\.2"),
+    ("config", _stage(rows=8), r"video\.rows: found None, expected 8"),
     ("config", _stage(freeze=["text_encoder"]), r"video\.freeze: found \[\], expected \['text_encoder'\]"),
     ("data", _config("data", rows=8), r"config\.data\.rows: found 4, expected 8"),
     ("data", RECORDS._replace(sources={**RECORDS.sources, INDEX: "dd"}), r"sources\.index\.parquet: found aa"),

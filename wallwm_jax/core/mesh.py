@@ -154,11 +154,12 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(rows: int, mesh: Mesh | AbstractMesh, parts: int = 1) -> None:
-    """Raises InputError unless the global batch divides over the mesh, and a device's rows into `parts`."""
+def check_batch(rows: int, mesh: Mesh | AbstractMesh, parts: int = 1, where: str = "config.data.rows") -> None:
+    """Raises InputError unless the global batch, of which the key `where` tells, divides over the mesh, and a device's
+    rows into `parts`."""
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if rows % shards:
-        raise InputError("config.data.rows", rows, f"a multiple of {shards} (mesh axes {dict(mesh.shape)})")
+        raise InputError(where, rows, f"a multiple of {shards} (mesh axes {dict(mesh.shape)})")
     if rows // shards % parts:
         raise InputError("accumulate", parts, f"a divisor of the {rows // shards} rows that a device has of {rows}")
 

@@ -147,17 +147,23 @@ def _muon(
 def _optax_muon(
     settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None
 ) -> optax.GradientTransformation:
-    """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations; it knows nothing of meshes."""
+    """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations; it knows nothing of meshes.
+
+    Raises InputError for polynomials that it does not take.
+    """
     del mesh
     rules, chosen = named_leaves(declarations), settings.muon
+    polynomials = tuple(polynomials_of(chosen.coefficients, chosen.steps))
+    if any(len(coefficients) != 3 for coefficients in polynomials):
+        raise InputError("muon.coefficients", repr(chosen.coefficients), "polynomials of degree 5 for Optax's Muon")
 
     def numbers(parameters: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: _dimensions(rules[path_name(path)]), parameters)
 
     return optax.contrib.muon(
         settings.schedule_of(settings.learning_rate),
-        tuple(polynomials_of(chosen.coefficients, chosen.steps)),
-        chosen.steps,
+        polynomials,
+        len(polynomials),
         chosen.momentum,
         weight_decay=settings.weight_decay,
         nesterov=chosen.nesterov,

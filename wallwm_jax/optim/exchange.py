@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from wallwm_jax.optim.newton_schulz import in_turn
 from wallwm_jax.optim.ownership import Share
 
-Orthogonalize = Callable[[Float[Array, "1 m k"]], Float[Array, "1 m k"]]
+Orthogonalize = Callable[[Float[Array, "m k"]], Float[Array, "m k"]]
 
 
 def orthogonalize_by_owners(

@@ -10,7 +10,7 @@ Under a mesh of several devices every matrix is orthogonalised once, by the devi
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,14 +25,16 @@ from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.exchange import orthogonalize_by_owners
 from wallwm_jax.optim.freeze import tower_of
 from wallwm_jax.optim.matrices import MatrixView, view_of
-from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, in_turn, orthogonalize
-from wallwm_jax.optim.ownership import Group, Iteration, Ownership, assign
-from wallwm_jax.optim.polynomials import polynomials_of
+from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, in_turn, iteration_flops, orthogonalize
+from wallwm_jax.optim.ownership import Group, Ownership, assign
+from wallwm_jax.optim.polynomials import FULL_PRECISION, polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
 ITERATIONS = ("direct", "gram", "cheapest")
-BATCH_ELEMENTS = 2**20
-"""Matrices of one shape are orthogonalised together up to this size: more saves no time and takes memory."""
+NORMS = ("frobenius", "schatten")
+STACK_ELEMENTS, BATCH_ELEMENTS = 2**20, 2**17
+"""Matrices of one shape are stacked up to the first size, and orthogonalised together up to the second: more saves no
+time and takes memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,10 @@ class MuonSettings:
     "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs, outputs)), which matches
     AdamW's typical step (Liu et al. 2025); or "none". `iteration` takes the steps on the matrices themselves
     ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever takes fewer operations ("cheapest").
-    `coefficients` names a set of `optim.polynomials`. `split` names axes along which a parameter is many matrices:
+    `coefficients` names a set of `optim.polynomials`, of which `steps` are taken, or as many as the set is made for;
+    they start from matrices of `norm` one: "frobenius", or "schatten", which leaves them larger singular values for
+    nothing. With `halves` symmetric products are taken without a quarter of their blocks, which pays for matrices of a
+    thousand rows and more. `split` names axes along which a parameter is many matrices:
     ("heads", "key_heads") gives every attention head its own. `tower_coefficients` names other sets for some towers:
     {"action": "high_pass"}.
     """
@@ -52,18 +57,30 @@ class MuonSettings:
     momentum: float = 0.95
     nesterov: bool = True
     coefficients: str = "polar_express"
-    steps: int = 5
+    steps: int | None = None
+    norm: str = "frobenius"
     update_scale: str = "rms"
     consistent_rms: float = 0.2
     products: str = "float32"
     epsilon: float = 1e-8
     iteration: str = "direct"
+    halves: bool = False
     split: tuple[str, ...] = ()
     tower_coefficients: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    @property
-    def taken(self) -> Iteration:
-        return Iteration(self.steps, self.iteration, self.products)
+    def restarts(self, m: int, k: int, coefficients: str) -> Sequence[int] | None:
+        """What `orthogonalize` is told for matrices of a shape and a set."""
+        if self.iteration == "direct":
+            return None
+        safe = SAFE_RESTARTS[self.products]
+        if self.iteration == "gram":
+            return safe
+        return cheapest_restarts(m, k, polynomials_of(coefficients, self.steps), safe, self.halves)
+
+    def flops(self, m: int, k: int, coefficients: str) -> int:
+        """Operations of one matrix's iteration."""
+        polynomials = polynomials_of(coefficients, self.steps)
+        return iteration_flops(m, k, polynomials, self.restarts(m, k, coefficients), self.halves)
 
 
 class MuonState(NamedTuple):
@@ -109,6 +126,8 @@ def _check(settings: MuonSettings, declarations: Any) -> None:
     """Raises InputError for a name that means nothing."""
     for coefficients in (settings.coefficients, *settings.tower_coefficients.values()):
         polynomials_of(coefficients, settings.steps)
+        if coefficients in FULL_PRECISION and settings.products != "float32":
+            raise InputError("muon.products", repr(settings.products), f"'float32' with coefficients {coefficients!r}")
     towers = {tower_of(name) for name in named_leaves(declarations)}
     if unknown := sorted(set(settings.tower_coefficients) - towers):
         raise InputError("muon.tower_coefficients", f"towers {unknown}", f"names from {sorted(towers)}")
@@ -118,6 +137,8 @@ def _check(settings: MuonSettings, declarations: Any) -> None:
         raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
     if settings.products not in SAFE_RESTARTS:
         raise InputError("muon.products", repr(settings.products), f"one of {sorted(SAFE_RESTARTS)}")
+    if settings.norm not in NORMS:
+        raise InputError("muon.norm", repr(settings.norm), f"one of {NORMS}")
     if settings.iteration not in ITERATIONS:
         raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
 
@@ -161,8 +182,11 @@ def ownership_of(
     for name, view in views.items():
         members[(*view.wide, view.wide_cut, view.coefficients)].append(name)
     counts = [sum(views[name].stacked_on(mesh) for name in names) for names in members.values()]
-    groups = [Group(m, k, cut, count) for (m, k, cut, _), count in zip(members, counts, strict=True)]
-    return assign(groups, mesh, settings.taken), list(members.values())
+    groups = [
+        Group(m, k, cut, count, settings.flops(m, k, coefficients))
+        for (m, k, cut, coefficients), count in zip(members, counts, strict=True)
+    ]
+    return assign(groups, mesh), list(members.values())
 
 
 def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettings) -> Any:
@@ -179,7 +203,7 @@ def _alone(named: Mapping[str, Array], views: Mapping[str, MatrixView], settings
     members: dict[tuple, list[list[str]]] = collections.defaultdict(lambda: [[]])
     for name, leaf in named.items():
         batches = members[(*views[name].wide, views[name].coefficients, leaf.dtype)]
-        if batches[-1] and sum(named[other].size for other in batches[-1]) + leaf.size > BATCH_ELEMENTS:
+        if batches[-1] and sum(named[other].size for other in batches[-1]) + leaf.size > STACK_ELEMENTS:
             batches.append([])
         batches[-1].append(name)
     done, last = {}, None
@@ -244,7 +268,9 @@ def _iteration(m: int, k: int, coefficients: str, settings: MuonSettings) -> Cal
         polynomials=polynomials_of(coefficients, settings.steps),
         dtype=settings.products,
         epsilon=settings.epsilon,
-        restarts=settings.taken.restarts(m, k),
+        restarts=settings.restarts(m, k, coefficients),
+        norm=settings.norm,
+        halves=settings.halves,
     )
 
 

@@ -5,8 +5,10 @@ taken on X itself, or on the smaller Gram matrix A and then be applied to X at o
 wide X.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from wallwm_jax.optim.polynomials import Polynomials
+from wallwm_jax.optim.symmetric import (
+    Symmetric,
+    combined,
+    congruent,
+    gram,
+    plus_identity,
+    product,
+    product_flops,
+    squared_norm,
+    times,
+)
 
 SAFE_RESTARTS: Mapping[str, tuple[int, ...]] = {"bfloat16": (1, 3), "float32": (5,)}
 """Steps after which the Gram matrix is formed anew, by the dtype of the products. Less often, errors of bf16 products
@@ -21,102 +34,140 @@ grow without bound on spectra that decay; those of fp32 products stay below 3e-3
 
 
 def orthogonalize(
-    matrices: Float[Array, "n m k"],
+    matrices: Float[Array, "*n m k"],
     polynomials: Polynomials,
     dtype: DTypeLike = jnp.float32,
     epsilon: float = 1e-8,
     restarts: Sequence[int] | None = None,
-) -> Float[Array, "n m k"]:
+    norm: str = "frobenius",
+    halves: bool = False,
+) -> Float[Array, "*n m k"]:
     """Every matrix with its singular values driven towards one; needs m <= k to be cheap, holds for any shape.
 
     Args:
+        polynomials: one of three coefficients takes one product of Gram matrices, of five two, of seven three.
         dtype: of the products. Those in fp32 are not rounded, on no device.
         restarts: None takes the steps on the matrices; numbers take them on Gram matrices, which are formed anew after
             that many steps (`SAFE_RESTARTS`).
+        norm: what is one at the start, and no singular value above it: "frobenius", or "schatten", the 8-norm of the
+            singular values, which is nearer to the largest of them and falls off from the first step's products.
+        halves: symmetric products without their lower left block.
     """
     values = _normalised(matrices, epsilon).astype(dtype)
-    values = _direct(values, polynomials) if restarts is None else _gram(values, polynomials, restarts)
+    numbered = [(number == 0, part) for number, part in enumerate(_parts(polynomials, restarts))]
+    run = functools.partial(_part, schatten=norm == "schatten", halves=halves)
+    # Parts alike are one scan: one copy of the products in the program, and the temporaries of one part.
+    for _, alike in itertools.groupby(numbered, lambda pair: [len(coefficients) for coefficients in pair[1]]):
+        first, steps = zip(*alike, strict=True)
+        turns = jnp.asarray(first), [jnp.asarray(step, jnp.float32) for step in zip(*steps, strict=True)]
+        values, _ = jax.lax.scan(run, values, turns)
     return values.astype(matrices.dtype)
 
 
 def in_turn(
-    run: Callable[[Float[Array, "size m k"]], Float[Array, "size m k"]],
+    run: Callable[[Float[Array, "*size m k"]], Float[Array, "*size m k"]],
     matrices: Float[Array, "n m k"],
     turns: int | Int[Array, ""],
     size: int = 1,
 ) -> Float[Array, "n m k"]:
-    """`run` on the first `turns * size` matrices, `size` at a time and in their place: one turn's temporaries."""
+    """`run` on the first `turns * size` matrices, `size` at a time and in their place: one turn's temporaries. A single
+    matrix comes without the stacking axis, since products of matrices are faster than such of batches."""
     if isinstance(turns, int) and turns == 1 and size == len(matrices):
-        return run(matrices)
+        return run(matrices[0])[None] if size == 1 else run(matrices)
 
     def turn(number: Array, values: Array) -> Array:
         chosen = jax.lax.dynamic_slice_in_dim(values, number * size, size)
-        return jax.lax.dynamic_update_slice_in_dim(values, run(chosen).astype(values.dtype), number * size, 0)
+        done = run(chosen[0])[None] if size == 1 else run(chosen)
+        return jax.lax.dynamic_update_slice_in_dim(values, done.astype(values.dtype), number * size, 0)
 
     return jax.lax.fori_loop(0, turns, turn, matrices)
 
 
-def iteration_flops(m: int, k: int, steps: int, restarts: Sequence[int] | None = None) -> int:
+def iteration_flops(
+    m: int, k: int, polynomials: Polynomials, restarts: Sequence[int] | None = None, halves: bool = False
+) -> int:
     """Floating-point operations of `orthogonalize` on one m x k matrix, m <= k: those of its matrix products."""
-    wide, square = 2 * m * m * k, 2 * m * m * m
-    if restarts is None:
-        return steps * (2 * wide + square)
-    lengths = [len(part) for part in _parts(range(steps), restarts)]
-    return sum(2 * wide + (length + 3 * (length - 1)) * square for length in lengths)
+    whole, symmetric = 2 * m * m * m, product_flops(m, m, halves)
+    total = 0
+    for part in _parts(polynomials, restarts):
+        further = len(part) - 1
+        total += product_flops(m, k, halves) + 2 * m * m * k
+        total += (sum(_degree(coefficients) for coefficients in part) + further) * symmetric + 2 * further * whole
+    return total
 
 
-def cheapest_restarts(m: int, k: int, steps: int, restarts: Sequence[int]) -> Sequence[int] | None:
+def cheapest_restarts(
+    m: int, k: int, polynomials: Polynomials, restarts: Sequence[int], halves: bool = False
+) -> Sequence[int] | None:
     """`restarts` if the iteration on Gram matrices takes fewer operations than the direct one, or else None."""
-    return restarts if iteration_flops(m, k, steps, restarts) < iteration_flops(m, k, steps) else None
+    by_gram, direct = (iteration_flops(m, k, polynomials, chosen, halves) for chosen in (restarts, None))
+    return restarts if by_gram < direct else None
 
 
-def _normalised(matrices: Float[Array, "n m k"], epsilon: float) -> Float[Array, "n m k"]:
+def _normalised(matrices: Float[Array, "*n m k"], epsilon: float) -> Float[Array, "*n m k"]:
     """In fp32, with Frobenius norm one. The norm is taken after division by the largest entry, because the plain sum of
     squares overflows at entries of 1e20 and would return an update of exactly zero."""
     values = matrices.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(values), axis=(1, 2), keepdims=True)
+    largest = jnp.max(jnp.abs(values), axis=(-2, -1), keepdims=True)
     largest = jnp.where(largest > 0, largest, 1.0)
     values = values / largest
-    norm = jnp.sqrt(jnp.sum(jnp.square(values), axis=(1, 2), keepdims=True))
+    norm = jnp.sqrt(jnp.sum(jnp.square(values), axis=(-2, -1), keepdims=True))
     return values / (norm + epsilon / largest)
 
 
-def _direct(values: Float[Array, "n m k"], polynomials: Polynomials) -> Float[Array, "n m k"]:
-    def step(values: Array, abc: Array) -> tuple[Array, None]:
-        a, b, c = abc
-        gram = _product(values, values.mT)
-        return a * values + _product(b * gram + c * _product(gram, gram), values), None
-
-    # A scan keeps one copy of the products a shape in the program, which is what compiling a small model costs.
-    return jax.lax.scan(step, values, jnp.asarray(polynomials, values.dtype))[0]
-
-
-def _gram(values: Float[Array, "n m k"], polynomials: Polynomials, restarts: Sequence[int]) -> Float[Array, "n m k"]:
-    """All polynomials of a Gram matrix commute and are symmetric, so that a step on it is P A P."""
-    identity = jnp.eye(values.shape[1], dtype=values.dtype)
-
-    def part(values: Array, steps: Array) -> tuple[Array, None]:
-        gram, product = _product(values, values.mT), None
-        for number, (a, b, c) in enumerate(steps, start=1):
-            factor = a * identity + b * gram + c * _product(gram, gram)
-            product = factor if product is None else _product(factor, product)
-            if number < len(steps):
-                gram = _product(_product(factor, gram), factor)
-        return _product(product, values), None
-
-    # Parts of one length are one scan, whose temporaries are those of one part.
-    for _, parts in itertools.groupby(_parts(polynomials, restarts), len):
-        values = jax.lax.scan(part, values, jnp.asarray(list(parts), values.dtype))[0]
-    return values
+def _part(values: Float[Array, "*n m k"], turn: Any, *, schatten: bool, halves: bool) -> tuple[Array, None]:
+    """The steps up to the next restart. All polynomials of a Gram matrix commute and are symmetric, so that a step on
+    it is P A P; a single step needs no Gram matrix but its own."""
+    first, steps = turn
+    matrix, done = gram(values, halves), None
+    for number, coefficients in enumerate(steps, start=1):
+        powers = _powers(matrix, _degree(coefficients))
+        if schatten and number == 1:
+            coefficients = _rescaled(coefficients, powers[1], first)
+        constant, *others = (number.astype(values.dtype) for number in coefficients)
+        factor = _polynomial(powers, others)
+        if len(steps) == 1:
+            return constant * values + product(factor.whole, values), None
+        factor = plus_identity(constant, factor)
+        done = factor.whole if done is None else product(factor.whole, done)
+        if number < len(steps):
+            matrix = congruent(factor, matrix)
+    return product(done, values), None
 
 
-def _product(left: Float[Array, "*n m k"], right: Float[Array, "*n k l"]) -> Float[Array, "*n m l"]:
-    # Unless told otherwise accelerators round fp32 factors to bf16, or to something in between.
-    precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None
-    return jnp.matmul(left, right, precision=precision)
+def _degree(coefficients: Sequence[float] | Float[Array, "count"]) -> int:
+    """The highest power of the Gram matrix that is formed, which is also the products that the polynomial takes."""
+    return len(coefficients) // 2
 
 
-def _parts(steps: Sequence, restarts: Sequence[int]) -> list[Sequence]:
-    """The steps between restarts."""
+def _powers(matrix: Symmetric, degree: int) -> list[Symmetric]:
+    """The powers 1, 2, ..., max(degree, 2)."""
+    powers = [matrix]
+    while len(powers) < max(degree, 2):
+        powers.append(times(powers[-1], matrix))
+    return powers
+
+
+def _polynomial(powers: list[Symmetric], coefficients: list[Float[Array, "..."]]) -> Symmetric:
+    """sum_i coefficients[i - 1] A^i, i up to twice the highest of the powers (Paterson and Stockmeyer 1973)."""
+    low, high = coefficients[: len(powers)], coefficients[len(powers) :]
+    found = combined(low, powers[: len(low)])
+    if not high:
+        return found
+    return jax.tree.map(jnp.add, found, times(powers[-1], combined(high, powers[: len(high)])))
+
+
+def _rescaled(coefficients: Float[Array, "count"], square: Symmetric, first: Array) -> list[Float[Array, "..."]]:
+    """Of the same polynomial after a division by the 8-norm of the singular values, in the first turn; `square` is the
+    square of the Gram matrix, whose Frobenius norm is the norm's fourth power."""
+    total = squared_norm(square)
+    factor = jnp.where(first & (total > 0), total, 1.0) ** -0.125
+    return [number * factor ** (2 * place + 1) for place, number in enumerate(coefficients)]
+
+
+def _parts(steps: Sequence, restarts: Sequence[int] | None) -> list[Sequence]:
+    """The steps between restarts; None restarts after every step."""
+    if restarts is None:
+        restarts = range(len(steps))
     borders = sorted({0, len(steps), *(restart for restart in restarts if restart < len(steps))})
     return [steps[first:last] for first, last in itertools.pairwise(borders)]

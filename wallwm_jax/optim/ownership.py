@@ -10,12 +10,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-
-from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, iteration_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +35,14 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Matrices `m x k`, m <= k, all cut alike; `count` of them, or of each part of a stack that is cut."""
+    """Matrices `m x k`, m <= k, all cut alike; `count` of them, or of each part of a stack that is cut. The iteration
+    of one takes `flops` operations."""
 
     m: int
     k: int
     cut: Cut
     count: int
+    flops: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,40 +97,20 @@ class Ownership:
         return places / matrices if matrices else 1.0
 
 
-class Iteration(NamedTuple):
-    """How Newton-Schulz iterations are taken: their number, "direct", "gram" or "cheapest", and in which dtype."""
-
-    steps: int
-    kind: str
-    products: str
-
-    def restarts(self, m: int, k: int) -> Sequence[int] | None:
-        """What `newton_schulz.orthogonalize` is told for matrices of a shape."""
-        if self.kind == "direct":
-            return None
-        restarts = SAFE_RESTARTS[self.products]
-        return restarts if self.kind == "gram" else cheapest_restarts(m, k, self.steps, restarts)
-
-    def flops(self, m: int, k: int) -> int:
-        """Operations of one matrix's iteration."""
-        return iteration_flops(m, k, self.steps, self.restarts(m, k))
-
-
-def assign(groups: Sequence[Group], mesh: Mapping[str, int], iteration: Iteration) -> Ownership:
+def assign(groups: Sequence[Group], mesh: Mapping[str, int]) -> Ownership:
     """Owners for every matrix of every group on a mesh (axis name -> size): a function of its arguments alone."""
     axes = tuple(mesh)
     flops = np.zeros(tuple(mesh.values()), np.int64)
-    costs = [iteration.flops(group.m, group.k) for group in groups]
     owned: dict[int, dict[tuple[int, ...], list[int]]] = {}
-    for number in sorted(range(len(groups)), key=lambda number: (-costs[number], number)):
+    for number in sorted(range(len(groups)), key=lambda number: (-groups[number].flops, number)):
         group = groups[number]
         domain = tuple(axis for axis in axes if axis not in group.cut.stack)
-        owned[number] = _place(group, domain, axes, flops, costs[number])
+        owned[number] = _place(group, domain, axes, flops)
     return Ownership(tuple(_share(group, owned[number], mesh) for number, group in enumerate(groups)), flops)
 
 
 def _place(
-    group: Group, domain: tuple[str, ...], axes: tuple[str, ...], flops: np.ndarray, cost: int
+    group: Group, domain: tuple[str, ...], axes: tuple[str, ...], flops: np.ndarray
 ) -> dict[tuple[int, ...], list[int]]:
     """The group's matrices by owner (its place along `domain`); adds their cost to `flops`. Of owners with equally
     little to do, the one with the fewest of the group takes the next: fewer places are sent empty."""
@@ -142,7 +121,7 @@ def _place(
         owner = min(owned, key=lambda place: (load[place], len(owned[place]), place))
         owned[owner].append(number)
         everywhere = tuple(owner[domain.index(axis)] if axis in domain else slice(None) for axis in axes)
-        flops[everywhere] += cost
+        flops[everywhere] += group.flops
     return owned
 
 

@@ -10,10 +10,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from wallwm_jax.core.types import UNIFIED_DIMENSION, TrainingBatch
-from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.data.settings import FRAMES_PER_LATENT
 from wallwm_jax.models.variants import Variant
-from wallwm_jax.train.sides import SIDES, loader_settings
+from wallwm_jax.train.sides import SIDES, batch_rows, loader_settings, plan_settings
 from wallwm_jax.train.stages import Stage
 
 DTYPES = {"UInt8": np.uint8, "Int": np.int32, "Float": np.float32, "Bool": np.bool_}
@@ -25,8 +24,8 @@ def abstract_batch(
 ) -> TrainingBatch:
     """A global batch of a stage as ShapeDtypeStructs. Pictures are square, `variant.cells` cells a side."""
     kind = SIDES[stage.side].batch
-    sizes = {"B": SIDES[stage.side].rows(config), "V": views, "D": UNIFIED_DIMENSION}
-    sizes |= _event_sizes(stage, config, variant) if stage.side == "world_action" else _moment_sizes(config, variant)
+    sizes = {"B": batch_rows(stage, config)[1], "V": views, "D": UNIFIED_DIMENSION}
+    sizes |= (_event_sizes if stage.side == "world_action" else _moment_sizes)(stage, config, variant)
     fields = typing.get_type_hints(kind, include_extras=True)
     return kind(**{name: _shaped(annotation, sizes, sharding) for name, annotation in fields.items()})
 
@@ -47,8 +46,8 @@ def _event_sizes(stage: Stage, config: ml_collections.ConfigDict, variant: Varia
     }
 
 
-def _moment_sizes(config: ml_collections.ConfigDict, variant: Variant) -> dict[str, int]:
-    settings, pixels = PlanSettings.from_config(config.planning), variant.cells * config.data.spatial_compression
+def _moment_sizes(stage: Stage, config: ml_collections.ConfigDict, variant: Variant) -> dict[str, int]:
+    settings, pixels = plan_settings(stage, config), variant.cells * config.data.spatial_compression
     return {
         "H": pixels,
         "W": pixels,

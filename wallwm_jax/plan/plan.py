@@ -16,7 +16,7 @@ from wallwm_jax.plan.roofline import Roofline, roofline, utilisation
 from wallwm_jax.plan.step import AbstractStep, abstract_step
 from wallwm_jax.plan.topology import Topology, absent_devices
 from wallwm_jax.plan.traffic import Traffic
-from wallwm_jax.train.sides import SIDES
+from wallwm_jax.train.sides import batch_rows
 from wallwm_jax.train.stages import Stage
 
 
@@ -114,7 +114,7 @@ def _plan(
         mesh=dict(step.run.mesh.shape),
         parameters=parameter_count(parameters),
         trained=parameter_count(trained),
-        rows=SIDES[stage.side].rows(config),
+        rows=batch_rows(stage, config)[1],
         tokens=_tokens(step),
         operations=operations,
         held=held,

@@ -56,17 +56,18 @@ class RunSettings:
 @dataclasses.dataclass(frozen=True)
 class StageSettings:
     """Everything that `config.stages.<name>` says; `freeze` names towers that the stage trains and this run does
-    not."""
+    not. `rows` is the global batch's if it is not that of other stages (`data.rows`, `planning.rows`)."""
 
     run: RunSettings
     optimizer: OptimizerSettings
     objective: Any
     freeze: tuple[str, ...] = ()
+    rows: int | None = None
 
     def as_section(self) -> dict[str, Any]:
         """The whole section of a config that says so, with every key."""
         parts = {**dataclasses.asdict(self.optimizer), **dataclasses.asdict(self.run)}
-        return {**parts, "freeze": self.freeze, "objective": dataclasses.asdict(self.objective)}
+        return {**parts, "rows": self.rows, "freeze": self.freeze, "objective": dataclasses.asdict(self.objective)}
 
 
 def configured_stage(stage: Stage, config: Section) -> tuple[Stage, StageSettings]:
@@ -80,10 +81,12 @@ def stage_settings(stage: Stage, config: Section) -> StageSettings:
     """Reads `config.stages.<stage.name>`; raises InputError on unknown keys (naming the nearest) and bad values."""
     where = f"config.stages.{stage.name}"
     values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    objective, frozen = values.pop("objective", {}), tuple(values.pop("freeze", ()))
+    objective, frozen, rows = values.pop("objective", {}), tuple(values.pop("freeze", ())), values.pop("rows", None)
     run, optimizer = _names(RunSettings), _names(OptimizerSettings)
-    check_keys(values, {*run, *optimizer, "objective", "freeze"}, where)
+    check_keys(values, {*run, *optimizer, "objective", "freeze", "rows"}, where)
     _check_frozen(stage, frozen, f"{where}.freeze")
+    if not (rows is None or (isinstance(rows, int) and rows >= 1)):
+        raise InputError(f"{where}.rows", rows, "at least 1, or None for as many as other stages have")
     if "steps" not in values:
         raise InputError(where, "no key 'steps'", "the number of training steps")
     return StageSettings(
@@ -91,6 +94,7 @@ def stage_settings(stage: Stage, config: Section) -> StageSettings:
         build(OptimizerSettings, {name: value for name, value in values.items() if name in optimizer}, where),
         build(stage.settings, objective, f"{where}.objective"),
         frozen,
+        rows,
     )
 
 

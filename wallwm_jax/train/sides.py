@@ -30,8 +30,8 @@ from wallwm_jax.train.stages import Stage
 class Side:
     """`sections` of the config decide what its stages learn, besides their own. `build(config, curated)` gives the
     model, `architecture(model)` its JSON, `rebuild(config, architecture)` the model; `data(stage, config, curated,
-    eval_batches)` the batches, which are of type `batch` and have `rows(config)` rows, `shapes(model, batch)` those of
-    the parameters and their declarations, and `init(model, key, batch, mesh)` fresh ones in their place."""
+    eval_batches)` the batches, which are of type `batch` and described by the section `batches`, `shapes(model, batch)`
+    those of the parameters and their declarations, and `init(model, key, batch, mesh)` fresh ones in their place."""
 
     sections: tuple[str, ...]
     build: Callable[[ml_collections.ConfigDict, CuratedDataset], Any]
@@ -40,8 +40,23 @@ class Side:
     data: Callable[[Stage, ml_collections.ConfigDict, CuratedDataset, int], StageData]
     shapes: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     init: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
-    rows: Callable[[ml_collections.ConfigDict], int]
+    batches: str
     batch: type
+
+
+def batch_rows(stage: Stage, config: ml_collections.ConfigDict) -> tuple[str, int]:
+    """The key of the config that says how many rows a stage's global batch has, and how many: the stage's own `rows`,
+    or those of all stages that learn from such batches."""
+    places = [("stages", stage.name), (SIDES[stage.side].batches,)]
+    if stage.window == "observation":
+        places.insert(1, ("windows", "loader"))
+    for place in places:
+        section: Any = config
+        for part in place:
+            section = section.get(part, {})
+        if section.get("rows") is not None:
+            return ".".join(("config", *place, "rows")), section["rows"]
+    raise InputError(f"config.{SIDES[stage.side].batches}", "no key 'rows'", "the rows of a global batch")
 
 
 def loader_settings(stage: Stage, config: ml_collections.ConfigDict) -> LoaderSettings:
@@ -49,13 +64,19 @@ def loader_settings(stage: Stage, config: ml_collections.ConfigDict) -> LoaderSe
     section = config.data.to_dict()
     if stage.window == "observation":
         section |= config.windows.loader.to_dict()
-    return LoaderSettings.from_config(section)
+    return LoaderSettings.from_config(section | {"rows": batch_rows(stage, config)[1]})
+
+
+def plan_settings(stage: Stage, config: ml_collections.ConfigDict) -> PlanSettings:
+    """Of `config.planning`."""
+    return PlanSettings.from_config(config.planning.to_dict() | {"rows": batch_rows(stage, config)[1]})
 
 
 def check_mesh(stage: Stage, config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh, parts: int = 1) -> None:
     """Raises InputError unless a mesh divides what it splits of a stage's batches, and of each of their parts, and of
     its towers."""
-    check_batch(SIDES[stage.side].rows(config), mesh, parts)
+    where, rows = batch_rows(stage, config)
+    check_batch(rows, mesh, parts, where)
     if stage.side == "world_action":
         settings, row = loader_settings(stage, config), build_model(config.model, views=1).variant
         steps = f"control steps of {settings.row_frames} latent frames (data.frame_stride {settings.frame_stride})"
@@ -82,7 +103,7 @@ def event_data(
 
 def plan_data(stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int) -> StageData:
     """The same of moments."""
-    settings, length = PlanSettings.from_config(config.planning), config.data.text_length
+    settings, length = plan_settings(stage, config), config.data.text_length
     share = _own_share(config)
     loader = PlanLoader(curated, settings, length, seed=config.seed, split="train", **share)
     asked = dataclasses.replace(settings, blank_share=0.0)
@@ -129,7 +150,7 @@ SIDES: Mapping[str, Side] = {
         data=event_data,
         shapes=abstract_parameters,
         init=init_parameters,
-        rows=lambda config: config.data.rows,
+        batches="data",
         batch=EventBatch,
     ),
     "reasoner": Side(
@@ -140,7 +161,7 @@ SIDES: Mapping[str, Side] = {
         data=plan_data,
         shapes=abstract_reasoner,
         init=init_reasoner,
-        rows=lambda config: config.planning.rows,
+        batches="planning",
         batch=PlanBatch,
     ),
 }
