@@ -1,6 +1,6 @@
 """Our Muon beside Optax's and AdamW: time and memory here, shares and traffic on machines that are not here.
 
-    python experiments/benchmarks/muon.py [--layers 12 --width 1024 --rounds 7]
+    python experiments/benchmarks/muon.py [--layers 8 --width 1024 --rounds 3]
     python experiments/benchmarks/muon.py --compile     # minutes: plans the 5B step anew (extra `plan`)
 
 The last line is one JSON object.
@@ -64,7 +64,7 @@ PLANNED = ("stage", "frozen", "topology", "mesh", "parameters", "batch")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("layers", 12), ("width", 1024), ("rounds", 7)):
+    for name, default in (("layers", 8), ("width", 1024), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--plans", type=pathlib.Path, default="experiments/results", help="folder of the three plans")
     parser.add_argument("--compile", action="store_true", help="make the plans first")
