@@ -68,10 +68,14 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.recipe = {"demo": (1, 2, 5), "hour": (1, 2), "stages": (1, 2, 0, 3, 4, 5)}[arg]
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
-    config.stages.video.steps = 400 if demo else 2000
-    config.stages.video.warmup_steps = 180 if demo else 50
-    config.stages.video.learning_rate = 1e-2
-    config.stages.video.adamw_learning_rate = 4e-3
+    # The demo takes few steps on large batches, at twice the rates and with a shorter memory: Muon's lead over AdamW
+    # grows with the batch, and it is paid for once a step.
+    config.stages.video.rows = 16 if demo else None
+    config.stages.video.steps = 100 if demo else 2000
+    config.stages.video.warmup_steps = 20 if demo else 50
+    config.stages.video.learning_rate = 2e-2 if demo else 1e-2
+    config.stages.video.adamw_learning_rate = 8e-3 if demo else 4e-3
+    config.stages.video.muon.momentum = 0.9 if demo else 0.95
     config.stages.video.objective.time_shift = 2.5 if demo else 5.0
     config.stages.video.objective.regressed = "clean"
     config.stages.action = default_config("action")
