@@ -1,6 +1,7 @@
 """Our Muon beside Optax's and AdamW: time and memory here, shares and traffic on machines that are not here.
 
     python experiments/benchmarks/muon.py [--layers 8 --width 1024 --rounds 3]
+    python experiments/benchmarks/muon.py --products bfloat16 --whole --rounds 10    # on a GPU
     python experiments/benchmarks/muon.py --compile     # minutes: plans the 5B step anew (extra `plan`)
 
 The last line is one JSON object.
@@ -10,7 +11,7 @@ The last line is one JSON object.
   optimizers step in turn in one process, on the same gradients; times are medians over the rounds, ratios are medians
   of the rounds' ratios. `temp_mem_ratio`: our temporary memory over Optax's, the worse of the two trees.
 * `orth_error_ratio`: 1 - cosine between an update and U V^T, the mean over flat, power-law and exponential spectra;
-  ours over Optax's.
+  ours over Optax's. `orth_error` has it by spectrum, `largest_singular_value` what no update's are above.
 * `ns_flops_fraction_8dev`: what the busiest of eight devices does in Newton-Schulz iterations with parameters sharded
   over all (FSDP), over an eighth of what one device does alone: 1 is ideal. `iteration_collectives`: collectives inside
   the iterations of that program. Both from the program that XLA compiles for eight simulated devices; its products
@@ -24,6 +25,7 @@ The last line is one JSON object.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -32,7 +34,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +45,7 @@ import optax.contrib
 from wallwm_jax.core.axes import Declaration, declare
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.optim.muon import MuonSettings, muon
-from wallwm_jax.optim.newton_schulz import orthogonalize
+from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, orthogonalize
 from wallwm_jax.optim.polynomials import polynomials_of
 
 HEAD = 64
@@ -56,7 +58,8 @@ KINDS = {
     "down": "mlp -> embed",
 }
 SPECTRA = ("flat", "power", "exponential")
-SETTINGS = MuonSettings(coefficients="polar_short", norm="schatten", iteration="cheapest", halves=True)
+SETTINGS = MuonSettings(coefficients="polar_close", norm="schatten", iteration="cheapest", halves=True)
+RESULTS = pathlib.Path("experiments/benchmarks/results")
 PLANS = {"muon": "plan_5b.json", "adamw": "plan_5b_adamw.json", "optax_muon": "plan_5b_optax_muon.json"}
 PLANNED = ("stage", "frozen", "topology", "mesh", "parameters", "batch")
 """What the plans must have in common."""
@@ -66,29 +69,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("layers", 8), ("width", 1024), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--plans", type=pathlib.Path, default="experiments/results", help="folder of the three plans")
+    parser.add_argument("--products", choices=sorted(SAFE_RESTARTS), default="float32", help="dtype of our products")
+    parser.add_argument("--whole", action="store_true", help="our symmetric products whole, not by halves")
+    parser.add_argument(
+        "--plans", type=pathlib.Path, default="experiments/benchmarks/results", help="folder of the three plans"
+    )
     parser.add_argument("--compile", action="store_true", help="make the plans first")
     options = parser.parse_args()
     if options.compile:
         make_plans(options.plans)
+    settings = dataclasses.replace(SETTINGS, products=options.products, halves=not options.whole)
     planned, shared = compare_plans(options.plans), on_eight_devices(options.layers, options.width)
-    loose, stacked = (steps(options, stack) for stack in (False, True))
-    ours, theirs = orthogonality(options.width)
+    loose, stacked = (steps(options, settings, stack) for stack in (False, True))
+    ours, theirs = orthogonality(options.width, settings)
     result = {
         "step_ratio_vs_optax": loose["ratio"],
         "stacked_ratio_vs_optax": stacked["ratio"],
         "temp_mem_ratio": max(loose["memory_ratio"], stacked["memory_ratio"]),
-        "orth_error_ratio": round(ours / theirs, 4),
+        "orth_error_ratio": round(sum(ours.errors.values()) / sum(theirs.errors.values()), 4),
         **shared,
         **planned,
-        "orth_error": {"ours": ours, "optax": theirs},
+        "orth_error": {"ours": ours.errors, "optax": theirs.errors},
+        "largest_singular_value": {"ours": ours.largest, "optax": theirs.largest},
         "seconds": {"unscanned": loose["seconds"], "scanned": stacked["seconds"]},
     }
-    sizes = {name: getattr(options, name) for name in ("layers", "width", "rounds")}
-    print(json.dumps(result | sizes | {"platform": jax.devices()[0].platform}))
+    given = {name: getattr(options, name) for name in ("layers", "width", "rounds", "products", "whole")}
+    device = jax.devices()[0]
+    print(json.dumps(result | given | {"platform": device.platform, "device": device.device_kind}))
 
 
-def steps(options: argparse.Namespace, stack: bool) -> dict[str, Any]:
+def steps(options: argparse.Namespace, settings: MuonSettings, stack: bool) -> dict[str, Any]:
     """Every optimizer's step on one tree, in turn."""
     rules, generator = declarations(options.layers, stack), np.random.default_rng(0)
     gradients = {
@@ -96,7 +106,7 @@ def steps(options: argparse.Namespace, stack: bool) -> dict[str, Any]:
         for name, shape in shapes(rules, options.layers, options.width).items()
     }
     compiled, states = {}, {}
-    for name, optimizer in optimizers(rules).items():
+    for name, optimizer in optimizers(rules, settings).items():
         states[name] = jax.jit(optimizer.init)(gradients)
         step = jax.jit(optimizer.update, donate_argnums=1)
         compiled[name] = step.lower(gradients, states[name], gradients).compile()
@@ -127,33 +137,42 @@ def shapes(rules: Mapping[str, Declaration], layers: int, width: int) -> dict[st
     return {name: rule.shape(sizes) for name, rule in rules.items()}
 
 
-def optimizers(rules: Mapping[str, Declaration]) -> dict[str, optax.GradientTransformation]:
-    """Ours as `SETTINGS` has it; Optax's with its own five steps, and the same momentum and scale; and AdamW."""
+def optimizers(rules: Mapping[str, Declaration], settings: MuonSettings) -> dict[str, optax.GradientTransformation]:
+    """Ours as `settings` has it; Optax's with its own five steps, and the same momentum and scale; and AdamW."""
     numbers = {name: optax.contrib.MuonDimensionNumbers(*rule.matrix_order()[1:]) for name, rule in rules.items()}
     return {
-        "muon": muon(1e-3, rules, SETTINGS, weight_decay=0.01),
+        "muon": muon(1e-3, rules, settings, weight_decay=0.01),
         "optax": optax.contrib.muon(
             1e-3,
             weight_decay=0.01,
-            consistent_rms=SETTINGS.consistent_rms,
+            consistent_rms=settings.consistent_rms,
             muon_weight_dimension_numbers=numbers,
         ),
         "adamw": optax.adamw(1e-3, weight_decay=0.01),
     }
 
 
-def orthogonality(width: int) -> tuple[float, float]:
-    """Mean 1 - cosine with U V^T over the spectra: ours as `SETTINGS` has it, and Optax's polynomial."""
-    ours, theirs = [], []
-    polynomials = polynomials_of(SETTINGS.coefficients, SETTINGS.steps)
+class Closeness(NamedTuple):
+    """By spectrum: 1 - cosine of what an iteration makes of a matrix with U V^T, and its largest singular value."""
+
+    errors: dict[str, float]
+    largest: dict[str, float]
+
+
+def orthogonality(width: int, settings: MuonSettings) -> tuple[Closeness, Closeness]:
+    """Of ours as `settings` has it, and of Optax's polynomial in fp32."""
+    options = {"restarts": settings.restarts(width, 2 * width, settings.coefficients), "dtype": settings.products}
+    options |= {"norm": settings.norm, "halves": settings.halves}
+    runs = ((settings.coefficients, options), ("keller_jordan", {}))
+    found = Closeness({}, {}), Closeness({}, {})
     for spectrum in SPECTRA:
         values, polar = matrices(spectrum, width, 2 * width)
-        restarts = SETTINGS.restarts(width, 2 * width, SETTINGS.coefficients)
-        own = orthogonalize(values, polynomials, restarts=restarts, norm=SETTINGS.norm, halves=SETTINGS.halves)
-        for errors, found in ((ours, own), (theirs, orthogonalize(values, polynomials_of("keller_jordan")))):
-            found = np.asarray(found, np.float64)
-            errors.append(1 - float(np.sum(found * polar) / np.linalg.norm(found) / np.linalg.norm(polar)))
-    return float(np.mean(ours)), float(np.mean(theirs))
+        for (name, chosen), closeness in zip(runs, found, strict=True):
+            update = np.asarray(orthogonalize(values, polynomials_of(name, settings.steps), **chosen), np.float64)
+            cosine = float(np.sum(update * polar) / np.linalg.norm(update) / np.linalg.norm(polar))
+            closeness.errors[spectrum] = round(1 - cosine, 5)
+            closeness.largest[spectrum] = round(float(np.linalg.norm(update[0], 2)), 4)
+    return found
 
 
 def matrices(spectrum: str, rows: int, columns: int) -> tuple[jax.Array, np.ndarray]:

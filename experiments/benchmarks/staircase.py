@@ -4,7 +4,8 @@
     python experiments/benchmarks/staircase.py --run runs/tabletop [--steps 300 --seeds 3]
 
 Time and work of K latents after one prompt: the schedules run in turn in one process, on the same random weights; times
-are medians over the rounds. The prompt's own pass is the same for all and is not counted.
+are medians over the rounds. The prompt's own pass is the same for all and is not counted. A round is `--calls` calls,
+waited for once: on an accelerator several hide what the host needs to hand one over.
 
 Accuracy needs a run whose stage 3 is finished: the branch is trained from scratch under every schedule, on the same
 frozen trunk and from the same seeds, and what counts is the share of the held-out traces' tokens that the small
@@ -50,6 +51,7 @@ def main() -> None:
     for name, default in (("layers", 24), ("relay-depth", 16), ("latents", 8), ("width", 1024), ("prompt", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=1, help="calls a round")
     parser.add_argument("--run", type=pathlib.Path, help="a run's workdir, to train branches in and compare them")
     parser.add_argument("--steps", type=int, default=300, help="training steps of every branch")
     parser.add_argument("--seeds", type=int, default=3, help="branches of every schedule")
@@ -87,9 +89,9 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
     for round_number in range(options.rounds + 1):
         for name, program in programs.items():
             started = time.perf_counter()
-            jax.block_until_ready(program(own, weights, features))
+            jax.block_until_ready([program(own, weights, features) for _ in range(options.calls)])
             if round_number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - started) / options.calls)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "time_ratio_vs_serial": round(middle["serial"] / middle["staircase"], 2),

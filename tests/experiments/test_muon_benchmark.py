@@ -8,7 +8,7 @@ import pytest
 from experiments.benchmarks.muon import PLANS, compare_plans, on_eight_devices
 from wallwm_jax.core.errors import InputError
 
-RESULTS = pathlib.Path(__file__).parents[2] / "experiments/results"
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments/benchmarks/results"
 
 
 @pytest.mark.parametrize("layers", [2, 8])

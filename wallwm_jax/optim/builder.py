@@ -154,8 +154,6 @@ def _optax_muon(
     del mesh
     rules, chosen = named_leaves(declarations), settings.muon
     polynomials = tuple(polynomials_of(chosen.coefficients, chosen.steps))
-    if any(len(coefficients) != 3 for coefficients in polynomials):
-        raise InputError("muon.coefficients", repr(chosen.coefficients), "polynomials of degree 5 for Optax's Muon")
 
     def numbers(parameters: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: _dimensions(rules[path_name(path)]), parameters)

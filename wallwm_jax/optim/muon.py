@@ -27,7 +27,7 @@ from wallwm_jax.optim.freeze import tower_of
 from wallwm_jax.optim.matrices import MatrixView, view_of
 from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, in_turn, iteration_flops, orthogonalize
 from wallwm_jax.optim.ownership import Group, Ownership, assign
-from wallwm_jax.optim.polynomials import FULL_PRECISION, polynomials_of
+from wallwm_jax.optim.polynomials import polynomials_of
 
 UPDATE_SCALES = ("width", "rms", "none")
 ITERATIONS = ("direct", "gram", "cheapest")
@@ -46,18 +46,17 @@ class MuonSettings:
     "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs, outputs)), which matches
     AdamW's typical step (Liu et al. 2025); or "none". `iteration` takes the steps on the matrices themselves
     ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever takes fewer operations ("cheapest").
-    `coefficients` names a set of `optim.polynomials`, of which `steps` are taken, or as many as the set is made for;
-    they start from matrices of `norm` one: "frobenius", or "schatten", which leaves them larger singular values for
-    nothing. With `halves` symmetric products are taken without a quarter of their blocks, which pays for matrices of a
-    thousand rows and more. `split` names axes along which a parameter is many matrices:
-    ("heads", "key_heads") gives every attention head its own. `tower_coefficients` names other sets for some towers:
-    {"action": "high_pass"}.
+    `coefficients` names a set of `optim.polynomials`, of which `steps` are taken; they start from matrices of `norm`
+    one: "frobenius", or "schatten", which leaves them larger singular values for nothing. With `halves` symmetric
+    products are taken without a quarter of their blocks, which pays on CPUs, for matrices of a thousand rows and more,
+    and costs on GPUs. `split` names axes along which a parameter is many matrices: ("heads", "key_heads") gives every
+    attention head its own. `tower_coefficients` names other sets for some towers: {"action": "high_pass"}.
     """
 
     momentum: float = 0.95
     nesterov: bool = True
     coefficients: str = "polar_express"
-    steps: int | None = None
+    steps: int = 5
     norm: str = "frobenius"
     update_scale: str = "rms"
     consistent_rms: float = 0.2
@@ -126,8 +125,6 @@ def _check(settings: MuonSettings, declarations: Any) -> None:
     """Raises InputError for a name that means nothing."""
     for coefficients in (settings.coefficients, *settings.tower_coefficients.values()):
         polynomials_of(coefficients, settings.steps)
-        if coefficients in FULL_PRECISION and settings.products != "float32":
-            raise InputError("muon.products", repr(settings.products), f"'float32' with coefficients {coefficients!r}")
     towers = {tower_of(name) for name in named_leaves(declarations)}
     if unknown := sorted(set(settings.tower_coefficients) - towers):
         raise InputError("muon.tower_coefficients", f"towers {unknown}", f"names from {sorted(towers)}")

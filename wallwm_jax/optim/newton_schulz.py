@@ -45,7 +45,7 @@ def orthogonalize(
     """Every matrix with its singular values driven towards one; needs m <= k to be cheap, holds for any shape.
 
     Args:
-        polynomials: one of three coefficients takes one product of Gram matrices, of five two, of seven three.
+        polynomials: three coefficients a step (`polynomials.polynomials_of`).
         dtype: of the products. Those in fp32 are not rounded, on no device.
         restarts: None takes the steps on the matrices; numbers take them on Gram matrices, which are formed anew after
             that many steps (`SAFE_RESTARTS`).
@@ -54,12 +54,12 @@ def orthogonalize(
         halves: symmetric products without their lower left block.
     """
     values = _normalised(matrices, epsilon).astype(dtype)
-    numbered = [(number == 0, part) for number, part in enumerate(_parts(polynomials, restarts))]
+    numbered = list(enumerate(_parts(polynomials, restarts)))
     run = functools.partial(_part, schatten=norm == "schatten", halves=halves)
-    # Parts alike are one scan: one copy of the products in the program, and the temporaries of one part.
-    for _, alike in itertools.groupby(numbered, lambda pair: [len(coefficients) for coefficients in pair[1]]):
-        first, steps = zip(*alike, strict=True)
-        turns = jnp.asarray(first), [jnp.asarray(step, jnp.float32) for step in zip(*steps, strict=True)]
+    # Parts of one length are one scan: one copy of the products in the program, and the temporaries of one part.
+    for _, alike in itertools.groupby(numbered, lambda pair: len(pair[1])):
+        numbers, steps = zip(*alike, strict=True)
+        turns = jnp.asarray([number == 0 for number in numbers]), jnp.asarray(steps, jnp.float32)
         values, _ = jax.lax.scan(run, values, turns)
     return values.astype(matrices.dtype)
 
@@ -92,7 +92,7 @@ def iteration_flops(
     for part in _parts(polynomials, restarts):
         further = len(part) - 1
         total += product_flops(m, k, halves) + 2 * m * m * k
-        total += (sum(_degree(coefficients) for coefficients in part) + further) * symmetric + 2 * further * whole
+        total += (len(part) + further) * symmetric + 2 * further * whole
     return total
 
 
@@ -121,11 +121,11 @@ def _part(values: Float[Array, "*n m k"], turn: Any, *, schatten: bool, halves: 
     first, steps = turn
     matrix, done = gram(values, halves), None
     for number, coefficients in enumerate(steps, start=1):
-        powers = _powers(matrix, _degree(coefficients))
+        square = times(matrix, matrix)
         if schatten and number == 1:
-            coefficients = _rescaled(coefficients, powers[1], first)
-        constant, *others = (number.astype(values.dtype) for number in coefficients)
-        factor = _polynomial(powers, others)
+            coefficients = _rescaled(coefficients, square, first)
+        constant, *others = coefficients.astype(values.dtype)
+        factor = combined(others, [matrix, square])
         if len(steps) == 1:
             return constant * values + product(factor.whole, values), None
         factor = plus_identity(constant, factor)
@@ -135,34 +135,12 @@ def _part(values: Float[Array, "*n m k"], turn: Any, *, schatten: bool, halves: 
     return product(done, values), None
 
 
-def _degree(coefficients: Sequence[float] | Float[Array, "count"]) -> int:
-    """The highest power of the Gram matrix that is formed, which is also the products that the polynomial takes."""
-    return len(coefficients) // 2
-
-
-def _powers(matrix: Symmetric, degree: int) -> list[Symmetric]:
-    """The powers 1, 2, ..., max(degree, 2)."""
-    powers = [matrix]
-    while len(powers) < max(degree, 2):
-        powers.append(times(powers[-1], matrix))
-    return powers
-
-
-def _polynomial(powers: list[Symmetric], coefficients: list[Float[Array, "..."]]) -> Symmetric:
-    """sum_i coefficients[i - 1] A^i, i up to twice the highest of the powers (Paterson and Stockmeyer 1973)."""
-    low, high = coefficients[: len(powers)], coefficients[len(powers) :]
-    found = combined(low, powers[: len(low)])
-    if not high:
-        return found
-    return jax.tree.map(jnp.add, found, times(powers[-1], combined(high, powers[: len(high)])))
-
-
-def _rescaled(coefficients: Float[Array, "count"], square: Symmetric, first: Array) -> list[Float[Array, "..."]]:
+def _rescaled(coefficients: Float[Array, "3"], square: Symmetric, first: Array) -> Float[Array, "3 *n 1 1"]:
     """Of the same polynomial after a division by the 8-norm of the singular values, in the first turn; `square` is the
     square of the Gram matrix, whose Frobenius norm is the norm's fourth power."""
     total = squared_norm(square)
     factor = jnp.where(first & (total > 0), total, 1.0) ** -0.125
-    return [number * factor ** (2 * place + 1) for place, number in enumerate(coefficients)]
+    return jnp.stack([number * factor ** (2 * place + 1) for place, number in enumerate(coefficients)])
 
 
 def _parts(steps: Sequence, restarts: Sequence[int] | None) -> list[Sequence]:

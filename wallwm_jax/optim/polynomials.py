@@ -12,7 +12,7 @@ from jaxtyping import Float
 from wallwm_jax.core.errors import InputError
 
 Polynomials = Sequence[Sequence[float]]
-"""The coefficients of s, s^3, s^5, ... of every step."""
+"""The coefficients (a, b, c) of a s + b s^3 + c s^5, a step."""
 
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -23,8 +23,6 @@ _POLAR_EXPRESS = (
     (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
     (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
 )
-_SAFETY = 1.05
-"""Widens the interval on which each Polar Express step contracts, so that bf16 rounding cannot leave it."""
 _CUSHION = 0.02407
 """A step does not aim lower than this fraction of the interval's upper end: below, it would have to oscillate too much
 above for the products of low precision."""
@@ -39,29 +37,29 @@ def response(polynomials: Polynomials, values: Float[np.ndarray, "n"]) -> Float[
     return values
 
 
-def optimal_polynomials(lower: float, degrees: Sequence[int], cushion: float = _CUSHION) -> Polynomials:
-    """Polar Express (arXiv 2505.16932) for singular values in [lower, 1]: of all compositions of odd polynomials of
-    these degrees (bar the cushion) the one that ends nearest to one in the worst case. Without the safety factor."""
+def optimal_quintics(lower: float, steps: int, safety: float = 1.0) -> Polynomials:
+    """Polar Express (arXiv 2505.16932) for singular values in [lower, 1]: of all compositions of so many odd quintics
+    (bar the cushion) the one that ends nearest to one in the worst case; all of them for an interval wider by `safety`.
+    """
     chosen, upper = [], 1.0
-    for degree in degrees:
-        coefficients = _nearest_to_one(max(lower, cushion * upper), upper, (degree + 1) // 2)
-        if lower < cushion * upper:
+    for _ in range(steps):
+        coefficients = _nearest_to_one(max(lower, _CUSHION * upper), upper)
+        if lower < _CUSHION * upper:
             ends = response([coefficients], np.array([lower, upper]))
             coefficients = tuple(2 / float(ends.sum()) * number for number in coefficients)
         chosen.append(coefficients)
         lower = float(response([coefficients], np.array([lower]))[0])
         upper = 2 - lower
-    return tuple(chosen)
+    return _widened(chosen, safety)
 
 
-def _nearest_to_one(lower: float, upper: float, count: int) -> tuple[float, ...]:
-    """The odd polynomial of `count` coefficients nearest to one on [lower, upper], by the exchange of its points of
-    greatest error (Remez 1934)."""
-    powers, error = 2 * np.arange(count) + 1, np.inf
-    points = (lower + upper - (upper - lower) * np.cos(np.pi * np.arange(count + 1) / count)) / 2
+def _nearest_to_one(lower: float, upper: float) -> tuple[float, ...]:
+    """The odd quintic nearest to one on [lower, upper], by the exchange of its four points of greatest error (Remez
+    1934)."""
+    powers, signs, error = np.array([1, 3, 5]), np.array([[1], [-1], [1], [-1]]), np.inf
+    points = (lower + upper - (upper - lower) * np.cos(np.pi * np.arange(4) / 3)) / 2
     while True:
-        system = np.concatenate([points[:, None] ** powers, (-1.0) ** np.arange(count + 1)[:, None]], axis=1)
-        *coefficients, found = np.linalg.solve(system, np.ones(count + 1))
+        *coefficients, found = np.linalg.solve(np.concatenate([points[:, None] ** powers, signs], axis=1), np.ones(4))
         if abs(found - error) < 1e-13 + 1e-10 * abs(found):
             return tuple(map(float, coefficients))
         error, slopes = found, powers * coefficients
@@ -69,9 +67,9 @@ def _nearest_to_one(lower: float, upper: float, count: int) -> tuple[float, ...]
         points = np.array([lower, *inner, upper])
 
 
-def _safe(polynomials: Polynomials) -> Polynomials:
+def _widened(polynomials: Polynomials, safety: float) -> Polynomials:
     return tuple(
-        tuple(number / _SAFETY ** (2 * place + 1) for place, number in enumerate(coefficients))
+        tuple(number / safety ** (2 * place + 1) for place, number in enumerate(coefficients))
         for coefficients in polynomials
     )
 
@@ -80,27 +78,20 @@ POLYNOMIALS: Mapping[str, Polynomials] = {
     # Jordan 2024: fast, but leaves singular values anywhere between 0.7 and 1.2.
     "keller_jordan": ((3.4445, -4.7750, 2.0315),),
     # Amsel et al., arXiv 2505.16932: each step is the best for the interval that the one before leaves.
-    "polar_express": _safe(_POLAR_EXPRESS),
-    # Ours: the same, aimed at singular values from 1.5e-3 of the norm on rather than from 1e-3. What lies above comes
-    # out in [0.95, 1.05] rather than [0.88, 1.12]; what lies far below is raised less.
-    "polar_close": _safe(optimal_polynomials(1.5e-3, (5,) * 5)),
-    # Ours: three steps of higher degree, which take 13 products where five quintics take 15, for singular values from
-    # 2.3e-3 of the Schatten norm on; what lies above comes out in [0.9, 1.1].
-    "polar_short": optimal_polynomials(2.3e-3, (9, 9, 13), cushion=0.0),
+    "polar_express": _widened(_POLAR_EXPRESS, 1.05),
+    # Ours: the same with less safety, which bf16 products still stay within: what lies above 1e-3 of the norm comes out
+    # in [0.9, 1.13]. From a Schatten norm the cosine with U V^T is .995 and more on spectra down to 1 / 1,024.
+    "polar_close": optimal_quintics(1e-3, 5, safety=1.02),
     # Fan et al., arXiv 2605.19282 ("Pion"): large singular values go to one, small ones to zero; for towers whose
     # gradients are low-rank and noisy.
     "high_pass": (_PROMOTION,) * 3 + (_SUPPRESSION,) * 2,
 }
 """Polynomials, one a step; the last one serves all further steps."""
-FULL_PRECISION = frozenset({"polar_short"})
-"""Sets whose coefficients of hundreds, of alternating sign, need products in fp32."""
-_STEPS = {"polar_short": 3}
 
 
-def polynomials_of(name: str, steps: int | None = None) -> Polynomials:
-    """The first `steps` polynomials of the named set, by default as many as it is made for: three of "polar_short",
-    five of the others. Raises InputError on an unknown name."""
+def polynomials_of(name: str, steps: int) -> Polynomials:
+    """The first `steps` polynomials of the named set; raises InputError on an unknown name."""
     if name not in POLYNOMIALS:
         raise InputError("Newton-Schulz coefficients", repr(name), f"one of {sorted(POLYNOMIALS)}")
-    chosen, steps = POLYNOMIALS[name], _STEPS.get(name, 5) if steps is None else steps
+    chosen = POLYNOMIALS[name]
     return tuple(chosen[min(step, len(chosen) - 1)] for step in range(steps))
