@@ -11,6 +11,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.flops import inner_jaxprs
 from wallwm_jax.optim.muon import MuonSettings, muon, scale_by_muon
 from wallwm_jax.optim.newton_schulz import orthogonalize
 from wallwm_jax.optim.polynomials import polynomials_of
@@ -172,6 +173,26 @@ def test_the_set_the_norm_and_halves_reach_the_iteration():
     expected = orthogonalize(gradients["wide"], polynomials_of("polar_close", 5), norm="schatten", halves=True)
     np.testing.assert_allclose(found[0], expected, atol=1e-4)
     assert np.abs(found[1] - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_matrices_are_taken_as_the_dtype_of_products_wants_them(stacked):
+    """Six of 512 x 512, by leaf or in one stack: in fp32 one by one, without a batch axis; in bf16 all together."""
+    rule = declare("embed -> mlp")
+    rules = {"all": rule.stacked("layers")} if stacked else {str(layer): rule for layer in range(6)}
+    shape = jax.ShapeDtypeStruct((6, 512, 512) if stacked else (512, 512), jnp.float32)
+    gradients = dict.fromkeys(rules, shape)
+    for products, expected in (("float32", (512, 512)), ("bfloat16", (6, 512, 512))):
+        transformation = scale_by_muon(rules, MuonSettings(products=products))
+        state = jax.eval_shape(transformation.init, gradients)
+        assert product_shapes(jax.make_jaxpr(transformation.update)(gradients, state).jaxpr) == {expected}
+
+
+def product_shapes(jaxpr):
+    """Of the results of all products of a program, those inside its loops included; empty ones left out."""
+    results = (one.outvars[0].aval for one in jaxpr.eqns if one.primitive.name == "dot_general")
+    found = {result.shape for result in results if result.size}
+    return found.union(*(product_shapes(inner) for one in jaxpr.eqns for inner in inner_jaxprs(one)))
 
 
 @pytest.mark.parametrize("stacked", [False, True])
