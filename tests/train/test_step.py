@@ -24,7 +24,7 @@ def trained(request, make_run, sides):
     run = make_run(request.param)
     _, (parameters, _), batch_of, _ = sides[run.stage.side]
     with jax.set_mesh(run.mesh):
-        programs = make_programs(run, parameters)
+        programs, parameters = make_programs(run, parameters), jax.device_get(parameters)
         before, after = programs.create(parameters), programs.create(parameters)
         for seed in range(4):
             batch = to_mesh(batch_of(seed), batch_sharding(run.mesh))
@@ -44,6 +44,17 @@ def test_frozen_means_frozen(trained):
     assert {freeze.tower_of(name) for name in named_leaves(after.average)} == run.stage.trains
     tracked = {name.split("/mu/")[1] for name in named_leaves(after.optimizer_state) if "/mu/" in name}
     assert {freeze.tower_of(name) for name in tracked} == run.stage.trains
+
+
+def test_a_state_takes_over_the_parameters_that_it_is_made_from(tmp_path):
+    """The program that makes the state lets it lie where they lay: a device that has room for a step has room for its
+    beginning."""
+    run = toy_run(tmp_path)
+    with jax.set_mesh(run.mesh):
+        programs = make_programs(run, toy_parameters())
+        memory = programs.create.lower(programs.state.parameters).compile().memory_analysis()
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(toy_parameters()))
+    assert memory.alias_size_in_bytes >= held > 0
 
 
 def test_a_config_freezes_as_the_stage_does(tmp_path):

@@ -55,8 +55,9 @@ def fit(run: Run, initial: Start, data: StageData, reporter: Reporter, stop: Sto
 
 
 class Programs(NamedTuple):
-    """A run's functions, compiled when first called: `create(parameters) -> state`; `step(state, batch) -> (state,
-    metrics)`, which consumes its state; `evaluation(parameters, batch, key) -> metrics`. `state` is abstract."""
+    """A run's functions, compiled when first called: `create(parameters) -> state`, which takes over parameters that
+    are on the mesh; `step(state, batch) -> (state, metrics)`, which consumes its state; `evaluation(parameters, batch,
+    key) -> metrics`. `state` is abstract."""
 
     create: Callable[[Any], TrainState]
     step: Step
@@ -76,7 +77,7 @@ def make_programs(run: Run, shapes: Any) -> Programs:
     shardings = state_shardings(abstract, run.declarations, run.mesh, run.settings.run.offload_optimizer)
     step = make_train_step(run.model, run.stage, optimizer, run.settings, run.seed, run.fault)
     return Programs(
-        jax.jit(create, out_shardings=shardings),
+        jax.jit(create, donate_argnums=0, out_shardings=shardings),
         jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
         jax.jit(make_evaluation(run.model, run.stage, run.settings)),
         jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), abstract, shardings),
