@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/muon.py [--layers 8 --width 1024 --rounds 3]
     python experiments/benchmarks/muon.py --products bfloat16 --whole --rounds 10    # on a GPU
-    python experiments/benchmarks/muon.py --compile     # minutes: plans the 5B step anew (extra `plan`)
+    python experiments/benchmarks/muon.py --compile     # minutes: compiles for TPUs anew (extra `plan`)
 
 The last line is one JSON object.
 
@@ -16,7 +16,8 @@ The last line is one JSON object.
   over all (FSDP), over an eighth of what one device does alone: 1 is ideal. `iteration_collectives`: collectives inside
   the iterations of that program. Both from the program that XLA compiles for eight simulated devices; its products
   agree with the analytic counter (`counter_vs_compiled`), and the products that were read from it with what XLA itself
-  counts, which also counts sums and takes every loop once (`products_vs_cost_analysis`).
+  counts, which also counts sums and takes every loop once (`products_vs_cost_analysis`). `on_eight_tpus`: the same of
+  eight chips of v5p as compiled, with `--compile`.
 * `traffic_ratio_vs_optax_v5p64`: what Muon adds to the bytes that a chip sends with AdamW, over what Optax's Muon adds;
   `overhead_vs_adamw_5b`: by how much it prolongs the step. Stage 1 of the 5B model on 64 chips of v5p as compiled, from
   the plans in `--plans`, which `--compile` makes. The prediction is a roofline at published peaks, in which compute,
@@ -78,6 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.compile:
         make_plans(options.plans)
+    on_tpus = on_eight_devices(options.layers, options.width, "v5p:2x2x2") if options.compile else None
     settings = dataclasses.replace(SETTINGS, products=options.products, halves=not options.whole)
     planned, shared = compare_plans(options.plans), on_eight_devices(options.layers, options.width)
     loose, stacked = (steps(options, settings, stack) for stack in (False, True))
@@ -89,6 +91,7 @@ def main() -> None:
         "orth_error_ratio": round(sum(ours.errors.values()) / sum(theirs.errors.values()), 4),
         **shared,
         **planned,
+        "on_eight_tpus": on_tpus,
         "orth_error": {"ours": ours.errors, "optax": theirs.errors},
         "largest_singular_value": {"ours": ours.largest, "optax": theirs.largest},
         "seconds": {"unscanned": loose["seconds"], "scanned": stacked["seconds"]},
@@ -182,11 +185,11 @@ def matrices(spectrum: str, rows: int, columns: int) -> tuple[jax.Array, np.ndar
     return jnp.asarray((left * singular) @ right, jnp.float32)[None], (left @ right)[None]
 
 
-def on_eight_devices(layers: int, width: int) -> dict[str, Any]:
-    """What muon_mesh.py finds, in a process of its own that simulates them."""
+def on_eight_devices(layers: int, width: int, topology: str | None = None) -> dict[str, Any]:
+    """What muon_mesh.py finds, in a process of its own that simulates them, or compiles for a topology's."""
     script = pathlib.Path(__file__).with_name("muon_mesh.py")
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, str(script), str(layers), str(width)]
+    command = [sys.executable, str(script), str(layers), str(width), *([topology] if topology else [])]
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,8 +1,9 @@
-"""Muon's iterations as compiled for eight simulated devices with parameters sharded over all; muon.py runs this.
+"""Muon's iterations as compiled for eight devices with parameters sharded over all; muon.py runs this.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python experiments/benchmarks/muon_mesh.py LAYERS WIDTH
+    python experiments/benchmarks/muon_mesh.py LAYERS WIDTH v5p:2x2x2    # eight chips that are not here (extra `plan`)
 
-The last line is one JSON object.
+Simulated devices take the products as the benchmark has them, TPUs in bf16, whole. The last line is one JSON object.
 """
 
 import dataclasses
@@ -13,12 +14,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from muon import SETTINGS, declarations, shapes
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.mesh import make_mesh, parameter_shardings
-from wallwm_jax.optim.muon import MuonState, matrix_views, ownership_of, scale_by_muon
+from wallwm_jax.core.mesh import make_mesh, parameter_shardings, replicated
+from wallwm_jax.optim.muon import MuonSettings, MuonState, matrix_views, ownership_of, scale_by_muon
 from wallwm_jax.plan.hlo import Program, parse
+from wallwm_jax.plan.step import using
+from wallwm_jax.plan.topology import absent_devices, parse_topology
 from wallwm_jax.plan.traffic import Traffic, traffic
 
 
@@ -29,11 +33,14 @@ class OneTurn(Program):
         return 1
 
 
-def main(layers: int, width: int) -> None:
-    rules, mesh = declarations(layers, stack=False), make_mesh("host")
+def main(layers: int, width: int, topology: str | None = None) -> None:
+    rules, settings = declarations(layers, stack=False), SETTINGS
+    mesh = make_mesh("host", absent_devices(parse_topology(topology)) if topology else None)
+    if topology:
+        settings = dataclasses.replace(settings, products="bfloat16", halves=False)
     leaves = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes(rules, layers, width).items()}
-    ownership, _ = ownership_of(matrix_views(leaves, rules, SETTINGS, mesh), dict(mesh.shape), SETTINGS)
-    compiled = compiled_update(leaves, rules, mesh)
+    ownership, _ = ownership_of(matrix_views(leaves, rules, settings, mesh), dict(mesh.shape), settings)
+    compiled = compiled_update(leaves, rules, settings, mesh)
     program, devices = parse(compiled.as_text()), [0] * mesh.size
     counted = sorted(share.group.flops for share in ownership.shares)
     owned = sorted(of_body(program, body, devices).flops for body in loops(program))
@@ -59,11 +66,11 @@ def by_cost(ownership: Any) -> list[Any]:
     return sorted(ownership.shares, key=lambda share: share.group.flops)
 
 
-def compiled_update(leaves: Any, rules: Any, mesh: Any) -> Any:
-    optimizer, shardings = scale_by_muon(rules, SETTINGS, mesh), parameter_shardings(leaves, rules, mesh)
+def compiled_update(leaves: Any, rules: Any, settings: MuonSettings, mesh: Mesh) -> Any:
+    optimizer, shardings = scale_by_muon(rules, settings, mesh), parameter_shardings(leaves, rules, mesh)
     placed = jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), leaves, shardings)
-    with jax.set_mesh(mesh):
-        state = MuonState(jax.ShapeDtypeStruct((), jnp.int32), placed)
+    with using(mesh):
+        state = MuonState(jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)), placed)
         return jax.jit(optimizer.update, donate_argnums=1).lower(placed, state).compile()
 
 
@@ -80,4 +87,4 @@ def of_body(program: Program, body: str, devices: list[int]) -> Traffic:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -6,17 +6,19 @@ import pathlib
 import pytest
 
 from experiments.benchmarks.muon import PLANS, compare_plans, on_eight_devices
+from tests.plan.conftest import needs_libtpu
 from wallwm_jax.core.errors import InputError
 
 RESULTS = pathlib.Path(__file__).parents[2] / "experiments/benchmarks/results"
 
 
-@pytest.mark.parametrize("layers", [2, 8])
-def test_owners_iterations_are_found_in_the_compiled_program(layers):
-    """Of eight devices, with matrices that some own more of than others, and with equally many for all: no collective
-    inside the iterations, and what the program does is what the analytic counter says
-    of it."""
-    found = on_eight_devices(layers, 128)
+@pytest.mark.parametrize(
+    ("layers", "topology"), [(2, None), (8, None), pytest.param(8, "v5p:2x2x2", marks=needs_libtpu)]
+)
+def test_owners_iterations_are_found_in_the_compiled_program(layers, topology):
+    """Of eight devices, with matrices that some own more of than others, and with equally many for all, on CPUs and on
+    TPUs: no collective inside the iterations, and what the program does is what the analytic counter says of it."""
+    found = on_eight_devices(layers, 128, topology)
     assert found["iteration_collectives"] == 0
     assert 1 <= found["ns_flops_fraction_8dev"] <= (2 if layers == 2 else 1.001)
     analytic = found["ns_flops_8dev"]
