@@ -48,7 +48,7 @@ setuptools.setup(
         "tensorboard": TENSORBOARD,
         "rerun": RERUN,
         "plan": PLAN,
-        "dev": DEV + SIM + VIZ,
+        "dev": DEV + SIM + VIZ + PLAN,
     },
     entry_points={"console_scripts": ["wallwm=wallwm_jax.cli.main:main"]},
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from wallwm_jax.core.config import to_json
@@ -141,7 +142,8 @@ def starting_parameters(
         parameters = {**parameters, tower: found[tower]}
     for source, target in stage.copies:
         part = _part(parameters, source)
-        parameters = parameters if part is None else _with_part(parameters, target, part)
+        if part is not None:  # a copy of its own: a state takes over every array that it is made from, once
+            parameters = _with_part(parameters, target, jax.tree.map(jnp.copy, part))
     return parameters
 
 
