@@ -72,10 +72,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--products", choices=sorted(SAFE_RESTARTS), default="float32", help="dtype of our products")
     parser.add_argument("--whole", action="store_true", help="our symmetric products whole, not by halves")
-    parser.add_argument(
-        "--plans", type=pathlib.Path, default="experiments/benchmarks/results", help="folder of the three plans"
-    )
-    parser.add_argument("--compile", action="store_true", help="make the plans first")
+    parser.add_argument("--plans", type=pathlib.Path, default=RESULTS, help="folder of the three plans")
+    parser.add_argument("--compile", action="store_true", help="make the plans first, and look at eight TPUs")
     options = parser.parse_args()
     if options.compile:
         make_plans(options.plans)

@@ -147,10 +147,7 @@ def _muon(
 def _optax_muon(
     settings: OptimizerSettings, declarations: Any, mesh: Mesh | AbstractMesh | None
 ) -> optax.GradientTransformation:
-    """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations; it knows nothing of meshes.
-
-    Raises InputError for polynomials that it does not take.
-    """
+    """`optax.contrib.muon`, told which axes are inputs and outputs by the declarations; it knows nothing of meshes."""
     del mesh
     rules, chosen = named_leaves(declarations), settings.muon
     polynomials = tuple(polynomials_of(chosen.coefficients, chosen.steps))
