@@ -16,6 +16,7 @@ CORE = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
     "ml-collections>=1.1.0,<2",
+    "chex>=0.1.90,<0.2",
     "numpy>=2.0",
     "pyarrow>=17",
     "av>=14",
