@@ -15,7 +15,7 @@ import ml_collections
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
 from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.data.settings import HistorySettings
-from wallwm_jax.train.settings import default_config
+from wallwm_jax.train.defaults import default_config
 
 
 def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
@@ -65,7 +65,11 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
 
     # Both objectives regress the clean end of the flow: on so few steps the velocity's error at small t, which grows
     # with 1 / t^2, would drown what has to be learned at large t.
-    config.recipe = {"demo": (1, 2, 5), "hour": (1, 2), "stages": (1, 2, 0, 3, 4, 5)}[arg]
+    config.recipe = {
+        "demo": ("video", "action", "adaptation"),
+        "hour": ("video", "action"),
+        "stages": ("video", "action", "backbone", "conditioner", "staircase", "adaptation"),
+    }[arg]
     config.stages = ml_collections.ConfigDict()
     config.stages.video = default_config("video")
     # The demo takes few steps on large batches, at twice the rates and with a shorter memory: Muon's lead over AdamW

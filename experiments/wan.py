@@ -38,7 +38,7 @@ import ml_collections
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
 from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.data.settings import HistorySettings
-from wallwm_jax.train.settings import default_config
+from wallwm_jax.train.defaults import default_config
 
 VARIANTS = {"5b": "wan2.2-5b", "14b": "wan2.1-14b"}
 PIXELS_A_CELL = {"5b": 16, "14b": 8}
@@ -82,7 +82,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
     config.windows.loader = ml_collections.ConfigDict({"row_frames": 36, "history": dataclasses.asdict(history)})
     config.windows.index = ml_collections.ConfigDict(dataclasses.asdict(WindowIndexSettings()))
 
-    config.recipe = (1, 2)
+    config.recipe = ("video", "action")
     config.stages = ml_collections.ConfigDict()
     for name in ("video", "action", "backbone", "conditioner", "staircase", "adaptation"):
         config.stages[name] = default_config(name)

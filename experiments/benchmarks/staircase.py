@@ -37,12 +37,12 @@ from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops
 from wallwm_jax.nn.vision_language import VisionLanguage
 from wallwm_jax.train.architecture import reasoner_of
 from wallwm_jax.train.checkpoint import read_checkpoint
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import PlainReporter
+from wallwm_jax.train.reasoner import plan_data
 from wallwm_jax.train.run import Run, Start
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.sides import plan_data
-from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import averaged_parameters
 
 

@@ -48,9 +48,9 @@ from wallwm_jax.plan.hardware import CHIPS
 from wallwm_jax.plan.operations import Operations, count_operations
 from wallwm_jax.plan.roofline import utilisation
 from wallwm_jax.plan.step import AbstractStep, abstract_step
-from wallwm_jax.train.sides import loader_settings
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.state import TrainState
+from wallwm_jax.train.world_action import loader_settings
 
 SPREAD = 0.02
 """Standard deviation of the random parameters: activations of any width stay finite, and products are of no zeros."""

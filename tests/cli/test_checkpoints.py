@@ -8,17 +8,15 @@ import pytest
 from safetensors import safe_open
 
 from tests.train.test_fit import Silent
-from tests.train.toy import SETTINGS, TOY, toy_data, toy_run, toy_start
-from wallwm_jax.cli import replaying
+from tests.train.toy import toy_data, toy_family, toy_run, toy_start
 from wallwm_jax.cli.main import main
+from wallwm_jax.cli.replaying import replay
 from wallwm_jax.core.errors import RunError
 from wallwm_jax.core.trees import named_leaves
-from wallwm_jax.core.types import EventBatch
 from wallwm_jax.train.checkpoint import CheckpointStore, Records, read_checkpoint
+from wallwm_jax.train.families import FAMILIES
 from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.fit import fit
-from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.sides import SIDES
 from wallwm_jax.train.state import TrainState
 
 RECORDS = Records({"seed": 1, "data": {"rows": 4}}, {"low": [0.5]}, {"views": ["front"]}, {"embed": 8})
@@ -94,18 +92,14 @@ def test_exported_parameters_are_the_checkpoint_s(tmp_path, capsys, averaged):
     assert main(["ckpt", "export", str(directory), "--output", str(tmp_path / "model.npz")]) == 2
 
 
-def test_replay_says_what_was_not_finite(tmp_path, capsys, monkeypatch):
+def test_replay_says_what_was_not_finite(tmp_path, capsys):
     """With the path that the run named: stage, step, fault, losses then and now, and the gradients; code 0. Code 2 for
     a path that is none."""
     run = toy_run(tmp_path, Fault.parse("nan@step=3,count=2"), stop_after_skipped=2)
     with pytest.raises(RunError) as told:
         fit(run, toy_start(), toy_data(), Silent())
-    side = type("Side", (), {"rebuild": lambda config, record: None, "batch": EventBatch})
-    monkeypatch.setattr(replaying, "stage_of", lambda name: TOY)
-    monkeypatch.setattr(replaying, "configured_stage", lambda stage, config: configured_stage(TOY, SETTINGS))
-    monkeypatch.setattr(replaying, "SIDES", {**SIDES, TOY.side: side})
-    command = str(told.value).split("`")[1].split()
-    assert main(command[1:]) == 0
+    command, path = str(told.value).split("`")[1].split()[1:]
+    assert command == "replay" and replay(path, (*FAMILIES, toy_family())) == 0
     output = capsys.readouterr().out
     assert "stage toy, step 4, with the fault nan@step=3,phase=step,count=2 on purpose" in output
     assert (

@@ -134,6 +134,68 @@ def test_bad_input_is_one_line_and_code_2(dataset, tmp_path, capsys, overrides, 
     assert not (workdir / "curated").exists() and not (workdir / "video").exists()
 
 
+FIRST_STAGES = """
+import importlib.util
+
+def get_config():
+    specification = importlib.util.spec_from_file_location("tabletop", {path!r})
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    config = module.get_config("demo")
+    config.recipe = ("video", 2)
+    for name in {absent}:
+        del config[name]
+    for name in ("backbone", "conditioner", "staircase", "adaptation"):
+        del config.stages[name]
+    return config
+"""
+"""A config file that only knows stages 1 and 2, without the sections `absent`."""
+
+
+def first_stages(folder, dataset, *absent):
+    """The command line's options for such a config, made small."""
+    path = folder / "first_stages.py"
+    path.write_text(FIRST_STAGES.format(path=CONFIG.partition(":")[0], absent=absent))
+    own = [f"dataset.root={dataset}", f"dataset.embodiment={dataset / 'embodiment.json'}"]
+    there = [key for key in SMALL if key.split(".")[0] not in absent and key.split(".")[1] not in STAGES[2:]]
+    settings = [part for key in (*own, *there) for part in ("--set", key)]
+    return ["--config", str(path), "--workdir", str(folder / "run"), *settings]
+
+
+def test_a_config_needs_what_its_recipe_needs(dataset, tmp_path, capsys, monkeypatch):
+    """Stages 1 and 2 train without sections of the vision-language side and of windows; a stage that would need one of
+    them misses it in one line before anything is read, and so does a recipe without `data`."""
+    options = first_stages(tmp_path, dataset, "planning", "reasoner", "windows")
+    trained = []
+
+    def train_stage(config, name, curated, workdir, **options):
+        trained.append(name)
+        count = jnp.asarray(3, jnp.int32)
+        return loop.StageResult(TrainState(count, count, count, {}, {}, {}), workdir / name)
+
+    monkeypatch.setattr(loop, "train_stage", train_stage)
+    for choice in ("1", "video", "action"):
+        assert main(["train", *options, "--stage", choice]) == 0
+    assert trained == ["video", "video", "action"]
+    for choice, missing in (("adaptation", "windows"), ("backbone", "planning")):
+        assert main(["train", *options, "--stage", choice]) == 2
+        error = capsys.readouterr().err
+        assert f"config: found no '{missing}', expected what stage {choice} needs" in error and error.count("\n") == 1
+    assert main(["train", *options, "--stage", "videos"]) == 2
+    assert "nearest: 'video'" in capsys.readouterr().err
+    assert main(["train", *first_stages(tmp_path, dataset, "data"), "--stage", "video"]) == 2
+    assert "config: found no 'data', expected what stage video needs" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "curated").exists()
+
+
+def test_evaluation_says_what_it_misses(dataset, tmp_path, capsys):
+    """A config without a section `evaluate`, and an inference mode that no family has."""
+    assert main(["evaluate", *first_stages(tmp_path, dataset, "evaluate")]) == 2
+    assert "config: found no 'evaluate', expected what the evaluation of family world_action" in capsys.readouterr().err
+    assert main([*arguments("evaluate", dataset, tmp_path / "run"), "--mode", "events"]) == 2
+    assert "--mode: found 'events', expected one of ['event', 'unified'] (nearest: 'event')" in capsys.readouterr().err
+
+
 def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
     """Stage 2 without stage 1, an unknown stage, and an evaluation of nothing each say what is missing."""
     workdir = tmp_path / "run"
@@ -150,7 +212,7 @@ def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, ca
     and without a report; the handler from before is back."""
     workdir, trained, before = tmp_path / "run", [], signal.getsignal(signal.SIGTERM)
 
-    def train_stage(config, name, curated, workdir, *, stop, accept, fault, patience):
+    def train_stage(config, name, curated, workdir, *, stop, **options):
         trained.append(name)
         stop.leave_at_once = False
         os.kill(os.getpid(), signal.SIGTERM)
@@ -170,9 +232,9 @@ def test_several_processes_evaluate_nothing(dataset, tmp_path, capsys, monkeypat
     workdir, trained = tmp_path / "run", []
     (workdir / "curated").mkdir(parents=True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(pipeline, "train", lambda folder, number, *options: trained.append(number) or True)
+    monkeypatch.setattr(pipeline, "train", lambda folder, stage, *options: trained.append(stage) or True)
     assert main(arguments("run", dataset, workdir, RECIPE)) == 0
-    assert trained == [1, 2, 0, 3, 4, 5]
+    assert trained == ["video", "action", "backbone", "conditioner", "staircase", "adaptation"]
     assert "the same command in one process evaluates" in capsys.readouterr().out
     assert not (workdir / "report.html").exists()
 

@@ -10,7 +10,7 @@ from experiments.benchmarks.step import SPREAD, fitted, random_like, timed
 from wallwm_jax.core.config import load
 from wallwm_jax.core.mesh import batch_sharding, make_mesh
 from wallwm_jax.plan.step import abstract_step
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.families import stage_of
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "experiments/tabletop.py:demo")
 MICRO = ["model.variant=micro", "data.spatial_compression=4", "data.max_latent_frames=8", "stages.video.rows=2"]

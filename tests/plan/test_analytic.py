@@ -4,7 +4,7 @@ from wallwm_jax.core.mesh import abstract_mesh
 from wallwm_jax.plan.analytic import holdings, least_traffic
 from wallwm_jax.plan.operations import Activations
 from wallwm_jax.plan.step import abstract_step
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.families import stage_of
 
 
 def test_devices_with_the_same_rows_share_the_state_and_the_activations(micro_config):

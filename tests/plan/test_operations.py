@@ -11,7 +11,7 @@ from wallwm_jax.optim.muon import MuonSettings, matrix_views, ownership_of, scal
 from wallwm_jax.plan.analytic import holdings
 from wallwm_jax.plan.operations import count_activations, count_operations, owned_flops
 from wallwm_jax.plan.step import abstract_step
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.families import stage_of
 
 STAGE = stage_of("video")
 

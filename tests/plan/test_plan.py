@@ -24,7 +24,7 @@ from wallwm_jax.plan.report import as_json
 from wallwm_jax.plan.roofline import roofline, utilisation
 from wallwm_jax.plan.topology import absent_devices, parse_topology
 from wallwm_jax.plan.traffic import Sent, Traffic
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.families import stage_of
 
 
 def run(*arguments):
@@ -93,7 +93,8 @@ def small_plan(parameters):
     [
         ({"topology": "v9:1"}, "--topology"),
         ({"topology": "v5p:2x2x1"}, r"config\.mesh 'pod': found 4 devices"),
-        ({"number": 9}, r"--stage: found 9"),
+        ({"stage": "9"}, r"--stage: found 9"),
+        ({"stage": "vido"}, r"--stage: found 'vido', .*nearest: 'video'"),
         ({"views": 0}, "--views"),
         ({"output": "/nowhere/plan.json"}, "--json"),
         ({"overrides": ["stages.video.freeze=('action',)"]}, r"config\.stages\.video\.freeze: found \['action'\]"),

@@ -14,9 +14,9 @@ from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.train.architecture import architecture, reasoner_architecture
 from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.families import family_of, stage_of
 from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.stages import stage_of
 
 SETTINGS = {
     "steps": 11, "warmup_steps": 1, "log_every": 2, "eval_every": 4, "eval_batches": 1, "checkpoint_every": 3,
@@ -43,8 +43,8 @@ def initial_reasoner(reasoner):
 
 
 @pytest.fixture(scope="session")
-def sides(model, initial, reasoner, initial_reasoner):
-    """Of each side: model, (parameters, declarations), batch of a seed, architecture."""
+def families(model, initial, reasoner, initial_reasoner):
+    """Of each family: model, (parameters, declarations), batch of a seed, architecture."""
     return {
         "world_action": (model, initial, random_batch, architecture(model)),
         "reasoner": (reasoner, initial_reasoner, random_plan_batch, reasoner_architecture(reasoner)),
@@ -52,12 +52,12 @@ def sides(model, initial, reasoner, initial_reasoner):
 
 
 @pytest.fixture(scope="session")
-def make_run(sides):
+def make_run(families):
     """`make_run(stage_name, directory)`: a short run of a stage. The same everywhere, so that it compiles once."""
 
     def make(stage_name, directory=pathlib.Path()):
         stage = stage_of(stage_name)
-        model, (_, declarations), _, described = sides[stage.side]
+        model, (_, declarations), _, described = families[family_of(stage).name]
         records = Records({"seed": 0}, {"q": [0.5]}, {"name": "arm"}, described)
         settings = stage_settings(stage, SETTINGS)
         return Run(stage, model, declarations, settings, make_mesh("laptop"), 0, records, directory)

@@ -22,9 +22,9 @@ from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.plan.hlo import parse
 from wallwm_jax.plan.traffic import traffic
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.prefetch import to_mesh
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.step import make_gradients
 
 ROWS = 16

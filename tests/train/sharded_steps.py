@@ -20,11 +20,11 @@ from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.train.architecture import architecture
 from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.fit import make_programs
 from wallwm_jax.train.prefetch import to_mesh
 from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.stages import stage_of
 
 
 def two_steps(mesh_name: str, stage_name: str, model: WorldAction, parameters, declarations):

@@ -15,9 +15,9 @@ from wallwm_jax.core.mesh import abstract_mesh, check_batch
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.objectives.portions import WHOLE
 from wallwm_jax.train.accumulation import summed
+from wallwm_jax.train.families import family_of, stage_of, stages_of
 from wallwm_jax.train.fit import make_programs
 from wallwm_jax.train.settings import stage_settings
-from wallwm_jax.train.stages import STAGES, stage_of
 
 KEY = jax.random.key(3)
 OBJECTIVES = {"video": {"caption_drop": {"low": 0.5}}, "action": {"draws": 2, "dct_weight": 0.1}}
@@ -25,13 +25,13 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 @pytest.fixture(scope="module")
-def case_of(sides):
+def case_of(families):
     """`case_of(stage)`: (model, parameters off their initial zeros, a batch of four rows of which the first two hold
     more than the last two, settings)."""
 
     def case(name, **run):
         stage = stage_of(name)
-        model, (fresh, _), batch_of, _ = sides[stage.side]
+        model, (fresh, _), batch_of, _ = families[family_of(stage).name]
         generator = np.random.default_rng(1)
         parameters = jax.tree.map(lambda leaf: leaf + 0.05 * generator.normal(size=leaf.shape).astype("f"), fresh)
         batch = jax.tree.map(lambda leaf: leaf[np.array([0, 2, 1, 3])], batch_of(5, rows=4))
@@ -42,7 +42,7 @@ def case_of(sides):
     return case
 
 
-@pytest.mark.parametrize("name", [stage.name for stage in STAGES if stage.name not in ("video", "action")])
+@pytest.mark.parametrize("name", [stage.name for stage in stages_of() if stage.name not in ("video", "action")])
 def test_the_shares_of_parts_add_up(name, case_of):
     """Loss and every metric of both halves add up to the whole's within fp32 rounding, although each of them is a mean
     of its own and the halves differ in what they have of it; noise, times and dropped captions are those of the rows in

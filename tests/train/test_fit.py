@@ -10,10 +10,10 @@ from tests.train.synthetic import random_batch
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.train.checkpoint import read_checkpoint
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.metrics import WALL_CLOCK, read_metrics
 from wallwm_jax.train.run import StageData, Start
-from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import averaged_parameters
 
 STEPS = 11

@@ -8,8 +8,8 @@ import pytest
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.train.checkpoint import CheckpointStore, Records
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.loop import starting_parameters
-from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import TrainState
 
 CONFIG = {

@@ -13,11 +13,12 @@ from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
 from wallwm_jax.objectives.world_action import ActionSettings
 from wallwm_jax.train.architecture import architecture, build_model, model_of
+from wallwm_jax.train.defaults import default_config
+from wallwm_jax.train.families import stage_of, stages_of
 from wallwm_jax.train.metrics import MetricsFile, read_metrics
 from wallwm_jax.train.prefetch import Prefetcher
 from wallwm_jax.train.progress import PlainReporter, summary
-from wallwm_jax.train.settings import default_config, stage_settings
-from wallwm_jax.train.stages import STAGES, stage_of
+from wallwm_jax.train.settings import build, stage_settings
 
 
 def test_metrics_of_steps_after_the_checkpoint_are_dropped(tmp_path):
@@ -34,7 +35,7 @@ def test_metrics_of_steps_after_the_checkpoint_are_dropped(tmp_path):
         read_metrics(tmp_path / "none.jsonl")
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", stages_of(), ids=lambda stage: stage.name)
 def test_defaults_are_readable_and_unknown_keys_are_not(stage):
     """The default config of a stage builds its settings; unknown and nonsensical values name their place."""
     config = default_config(stage.name, steps=30)
@@ -70,6 +71,29 @@ def test_nested_settings_are_built():
     )
     action = stage_settings(stage_of("action"), {"steps": 30, "objective": {"draws": 3}, "muon": {"steps": 3}})
     assert action.objective == ActionSettings(draws=3) and action.optimizer.muon.steps == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    focal: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherSettings:
+    """Settings of another family, one of whose fields has the name of a field of the world model's."""
+
+    video: Camera = dataclasses.field(default_factory=Camera)
+    muon: Camera | None = None
+    plain: dict | None = None
+
+
+def test_a_field_is_built_from_its_own_type():
+    """What is nested follows from the dataclass, not from the field's name; its unknown keys name their place."""
+    found = build(OtherSettings, {"video": {"focal": 2.0}, "muon": {"focal": 3.0}, "plain": {"focal": 4.0}}, "config.x")
+    assert found == OtherSettings(Camera(2.0), Camera(3.0), {"focal": 4.0})
+    assert build(OtherSettings, {"muon": None}, "config.x").muon is None
+    with pytest.raises(InputError, match=r"config\.x\.video: found unknown key 'fokal', .*nearest: 'focal'"):
+        build(OtherSettings, {"video": {"fokal": 2.0}}, "config.x")
 
 
 def test_architecture_survives_json():

@@ -7,8 +7,8 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.data.curated import INDEX, WINDOWS
 from wallwm_jax.data.planning import TOKENIZER
 from wallwm_jax.train.checkpoint import CheckpointStore, Records
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.resumption import CHANGES, check_changes, data_sources, resumed_records
-from wallwm_jax.train.stages import stage_of
 from wallwm_jax.train.state import TrainState
 
 CONFIG = {

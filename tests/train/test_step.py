@@ -11,18 +11,18 @@ from tests.train.toy import TOY, toy_data, toy_parameters, toy_run
 from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.trees import digest, named_leaves
 from wallwm_jax.optim import freeze
+from wallwm_jax.train.families import family_of, stages_of
 from wallwm_jax.train.fit import make_programs
 from wallwm_jax.train.prefetch import to_mesh
-from wallwm_jax.train.stages import STAGES
 from wallwm_jax.train.state import averaged_parameters
 
 
-@pytest.fixture(scope="module", params=[stage.name for stage in STAGES])
-def trained(request, make_run, sides):
+@pytest.fixture(scope="module", params=[stage.name for stage in stages_of()])
+def trained(request, make_run, families):
     """(run, state before, state after four steps, metrics of the last, programs, a batch) of each stage. Four: the
     head, the cross-view output and then what it reads start from zeros, one behind the other."""
     run = make_run(request.param)
-    _, (parameters, _), batch_of, _ = sides[run.stage.side]
+    _, (parameters, _), batch_of, _ = families[family_of(run.stage).name]
     with jax.set_mesh(run.mesh):
         programs, parameters = make_programs(run, parameters), jax.device_get(parameters)
         before, after = programs.create(parameters), programs.create(parameters)
@@ -79,7 +79,7 @@ def test_counters_metrics_and_average(trained):
     run, before, after, metrics, *_ = trained
     assert int(after.step) == 4 and int(after.skipped) == 0
     # Two events in the even row, one in the odd one; or two moments.
-    assert int(after.events) == 4 * {"world_action": 3, "reasoner": 2}[run.stage.side]
+    assert int(after.events) == 4 * {"world_action": 3, "reasoner": 2}[family_of(run.stage).name]
     assert {"loss", "grad_norm", "learning_rate", "tokens"} <= metrics.keys()
     assert all(np.isfinite(value) for value in metrics.values())
     average = named_leaves(averaged_parameters(after, run.stage))

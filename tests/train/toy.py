@@ -11,9 +11,11 @@ from tests.train.synthetic import random_batch
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.mesh import make_mesh
 from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.family import ModelFamily
 from wallwm_jax.train.run import Run, StageData, Start
 from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.world_action import EVENTS
 
 DECLARATIONS = {
     "linear": {"weight": declare("dof -> output"), "bias": declare("output")},
@@ -42,7 +44,7 @@ def toy_loss(model, parameters, batch, key, settings):
     return loss, {"events": batch.segment_mask.sum(), "tokens": jnp.asarray(1.0), "error_loss": loss}
 
 
-TOY = Stage("toy", 9, frozenset({"linear"}), toy_loss, ToySettings, "event", "none")
+TOY = Stage("toy", 9, frozenset({"linear"}), toy_loss, ToySettings, EVENTS, "none")
 
 
 def toy_parameters() -> dict[str, Any]:
@@ -57,9 +59,28 @@ def toy_start() -> Start:
 def toy_run(directory: pathlib.Path, fault=None, stage: Stage = TOY, **settings) -> Run:
     """A short run of the toy, and whatever settings differ."""
     stage, whole = configured_stage(stage, SETTINGS | settings)
-    records = Records({"seed": 0, "stages": {"toy": {}}}, {"low": [0.5]}, {"views": ["front"]}, {"width": 26})
+    records = Records(
+        {"seed": 0, "stages": {"toy": SETTINGS | settings}}, {"low": [0.5]}, {"views": ["front"]}, {"width": 26}
+    )
     return Run(stage, None, DECLARATIONS, whole, make_mesh("laptop"), 0, records, directory, fault=fault)
 
 
 def toy_data(steps: int = 1000) -> StageData:
     return StageData(lambda first: (random_batch(100 + step) for step in range(first, steps)), (random_batch(99),))
+
+
+def toy_family(number: int = TOY.number, **changes) -> ModelFamily:
+    """A second family, as somebody outside the package would write it: one linear map and one stage."""
+    parts = {
+        "name": "toys",
+        "stages": (dataclasses.replace(TOY, number=number, model_sections=("toy_model",)),),
+        "build": lambda config, curated: None,
+        "architecture": lambda model: {"width": 26},
+        "rebuild": lambda config, record: None,
+        "shapes": lambda model, batch: (jax.eval_shape(toy_parameters), DECLARATIONS),
+        "init": lambda model, key, batch, mesh: (toy_parameters(), DECLARATIONS),
+        "data": lambda stage, config, curated, eval_batches: toy_data(),
+        "planned": lambda config, views, remat: None,
+        "variant": lambda model: None,
+    }
+    return ModelFamily(**(parts | changes))

@@ -27,10 +27,10 @@ from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, Text
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 from wallwm_jax.train.architecture import model_of, reasoner_of
 from wallwm_jax.train.checkpoint import Checkpoint, committed_steps, latest_records, read_checkpoint
+from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.loop import require_finished
 from wallwm_jax.train.manifest import MANIFEST
-from wallwm_jax.train.sides import loader_settings
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.world_action import loader_settings
 
 MODES = ("event", "unified")
 LATENTS = "Staircase latents"

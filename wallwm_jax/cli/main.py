@@ -33,10 +33,11 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--workdir", required=True, help="where the run keeps everything it writes")
         subparser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
         if name == "evaluate":
-            subparser.add_argument("--mode", help="drive the simulator instead: event or unified (extra `sim`)")
+            mode_help = "drive the simulator instead, in an inference mode such as event or unified (extra `sim`)"
+            subparser.add_argument("--mode", help=mode_help)
             subparser.add_argument("--rerun", action="store_true", help="also write a Rerun recording (extra `rerun`)")
         if name == "train":
-            subparser.add_argument("--stage", type=int, required=True, help="0 to 5, see README")
+            subparser.add_argument("--stage", required=True, help="a name such as video, or its number; see README")
             subparser.add_argument("--inject", metavar="FAULT", help="a fault on purpose: kill@step=7,phase=save")
         if name in ("run", "train"):
             accept_help = (
@@ -93,7 +94,7 @@ def _add_plan_command(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--config", required=True, help="experiments/FILE.py[:ARGUMENT]")
     plan.add_argument("--topology", required=True, help="CHIP:SIDES, such as v5p:4x4x4, v5e:16x16 or h100:8")
     plan.add_argument("--slices", type=int, default=1, help="slices of that topology")
-    plan.add_argument("--stage", type=int, help="0 to 5; the first of the config's recipe by default")
+    plan.add_argument("--stage", help="a name or number; the first of the config's recipe by default")
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     plan.add_argument("--views", type=int, help="cameras of the dataset; else config.plan.views")
     plan.add_argument("--json", metavar="FILE", help="also write the plan as JSON, and print it as the last line")
@@ -171,7 +172,7 @@ def _replay(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from wallwm_jax.cli import planning
 
-    where = {"slices": options.slices, "number": options.stage, "views": options.views}
+    where = {"slices": options.slices, "stage": options.stage, "views": options.views}
     chosen = where | {"analytic": options.analytic, "output": options.json}
     return planning.plan(options.config, options.set, options.topology, **chosen)
 

@@ -7,21 +7,26 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 from rich.console import Console
 
+from wallwm_jax.cli.families import COMMANDS, Commands, commands_of, commands_of_mode
 from wallwm_jax.core.config import load, to_json
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.files import write_durably
+from wallwm_jax.train.families import FAMILIES, Families, family_of, recipe_of, stage_of
+from wallwm_jax.train.family import require_sections
+from wallwm_jax.train.stages import Stage
 
 
 class RunFolder(NamedTuple):
-    """A resolved config and the folder that holds everything a run writes."""
+    """A resolved config, the folder that holds everything a run writes, and the families that its stages are of."""
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
+    families: Families = FAMILIES
 
     @property
     def curated(self) -> pathlib.Path:
@@ -32,36 +37,37 @@ class RunFolder(NamedTuple):
         return self.workdir / "seconds.json"
 
 
-def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolder:
+def open_run(specification: str, overrides: list[str], workdir: str, families: Families = FAMILIES) -> RunFolder:
     """Loads the config and checks all of it that can be checked before anything is read or compiled.
 
-    Raises InputError naming the first wrong key or value.
+    The config must have the sections that the stages of its recipe need. Those of other stages may be absent; if they
+    are there, they are checked too.
+
+    Raises InputError naming the first missing section, or the first wrong key or value.
     """
     from wallwm_jax.core.mesh import make_mesh
     from wallwm_jax.data.curation.curate import CurationSettings
-    from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
-    from wallwm_jax.data.planning import PlanSettings
-    from wallwm_jax.data.settings import LoaderSettings
-    from wallwm_jax.evaluate.settings import EvaluationSettings
-    from wallwm_jax.train.architecture import build_model, build_reasoner
-    from wallwm_jax.train.settings import stage_settings
-    from wallwm_jax.train.sides import check_mesh, loader_settings
-    from wallwm_jax.train.stages import STAGES
 
     config = load(specification, overrides)
-    CurationSettings.from_config(config)
-    LoaderSettings.from_config(config.data)
-    PlanSettings.from_config(config.planning)
-    mesh = make_mesh(config.mesh)
-    build_reasoner(config.reasoner, build_model(config.model, views=1).variant, 1, config.data.text_length)
-    WindowIndexSettings(**config.windows.index.to_dict())
-    for stage in STAGES:
-        settings = stage_settings(stage, config.stages[stage.name])
-        loader_settings(stage, config)
-        if stage.number in config.recipe:
-            check_mesh(stage, config, mesh, settings.run.accumulate)
-    EvaluationSettings.from_config(config)
-    return RunFolder(config, pathlib.Path(workdir))
+    require_sections(config, ("seed", "mesh", "recipe", "stages"), "a run")
+    if "data" in config:
+        CurationSettings.from_config(config)
+    mesh, recipe = make_mesh(config.mesh), recipe_of(config, families)
+    for family in families:
+        for stage in family.stages:
+            if stage in recipe or _is_described(stage, config):
+                settings = family.check_config(stage, config)
+            if stage in recipe:
+                family.check_mesh(stage, config, mesh, settings.run.accumulate)
+    for commands in COMMANDS:
+        if commands.is_described(config):
+            commands.check(config)
+    return RunFolder(config, pathlib.Path(workdir), families)
+
+
+def _is_described(stage: Stage, config: ml_collections.ConfigDict) -> bool:
+    """Whether a config has all sections of a stage, which its recipe need not name."""
+    return stage.name in config.stages and all(name in config for name in stage.sections)
 
 
 def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> None:
@@ -79,10 +85,12 @@ def run(specification: str, overrides: list[str], workdir: str, accept: Sequence
             curate(folder)
     elif not folder.curated.exists():
         raise InputError(str(folder.curated), "nothing", "a curated dataset: `wallwm curate`, before several processes")
-    for stage in folder.config.recipe:
-        if not train(folder, stage, accept, None, patience):
+    for stage in recipe_of(folder.config, folder.families):
+        if not train(folder, stage.name, accept, None, patience):
             return
-    if jax.process_count() == 1:
+    if "evaluate" not in folder.config:
+        Console().print("all stages are trained; nothing is evaluated: the config has no section 'evaluate'")
+    elif jax.process_count() == 1:
         evaluate(folder)
     elif jax.process_index() == 0:
         Console().print("all stages are trained; the same command in one process evaluates", soft_wrap=True)
@@ -113,11 +121,12 @@ def curate(folder: RunFolder) -> None:
         Console().print(f"rejected {rejection}", soft_wrap=True)
 
 
-def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | None, patience: float) -> bool:
-    """Trains stage `number`, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its end.
+def train(folder: RunFolder, choice: str | int, accept: Sequence[str], inject: str | None, patience: float) -> bool:
+    """Trains the stage of a name or number, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its
+    end.
 
     `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
-    Several processes wait `patience` seconds for the one that prepares the stage's windows, and for each other before
+    Several processes wait `patience` seconds for the one that prepares the stage's batches, and for each other before
     they train.
     """
     import jax
@@ -126,25 +135,23 @@ def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | N
     from wallwm_jax.train.faults import Fault
     from wallwm_jax.train.loop import train_stage
     from wallwm_jax.train.resumption import check_changes
-    from wallwm_jax.train.stages import STAGES
     from wallwm_jax.train.stop import StopSignals
 
     logging.getLogger("absl").addFilter(_is_told_once)
     check_changes(accept)
     fault = None if inject is None else Fault.parse(inject)
 
-    stages = {stage.number: stage for stage in STAGES}
-    if number not in stages:
-        raise InputError("--stage", number, f"one of {sorted(stages)}")
-    stage = stages[number]
+    stage = stage_of(choice, folder.families, configured=folder.config.stages, where="--stage")
+    family_of(stage, folder.families).check_config(stage, folder.config)
     first = jax.process_index() == 0
     with _timed(folder, stage.name) if first else contextlib.nullcontext():
-        if stage.window == "observation":
+        if stage.batches.prepare is not None:
             if first:
-                index_observation_windows(folder, stage)
+                stage.batches.prepare(stage, folder.config, folder.curated)
             wait_for_all("windows", patience)
         with StopSignals() as stop:
             options = {"stop": stop, "accept": accept, "fault": fault, "patience": patience}
+            options["families"] = folder.families
             trained = train_stage(folder.config, stage.name, folder.curated, folder.workdir, **options)
     step, steps = int(trained.state.step), folder.config.stages[stage.name].steps
     if step < steps:
@@ -158,45 +165,50 @@ def _is_told_once(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
-def index_observation_windows(folder: RunFolder, stage: Any) -> None:
-    """Reruns the clusterings on the stage's windows, unless that has been done."""
-    from wallwm_jax.data.curated import WINDOWS, CuratedDataset
-    from wallwm_jax.data.curation.window_clusters import WindowIndexSettings, index_windows
-    from wallwm_jax.train.sides import loader_settings
-
-    if not (folder.curated / WINDOWS).is_file():
-        settings = WindowIndexSettings(**folder.config.windows.index.to_dict())
-        index_windows(CuratedDataset.open(folder.curated), loader_settings(stage, folder.config), settings)
-
-
 def evaluate(folder: RunFolder, rerun: bool = False) -> None:
-    """Evaluates the trained model on held-out episodes; writes report.html and metrics.json into the workdir, and with
-    `rerun` its rollouts as rollouts.rrd."""
-    from wallwm_jax.cli import evaluation
+    """Evaluates the trained models on held-out episodes; writes report.html and metrics.json into the workdir, and with
+    `rerun` its rollouts as rollouts.rrd.
+
+    Raises InputError for a config that lacks what the evaluation needs.
+    """
     from wallwm_jax.evaluate import rerun_export
 
     if rerun:
         rerun_export.check_installed()
+    for commands in _evaluated(folder):
+        commands.require(folder.config)
+        with _timed(folder, "evaluate"):
+            found = commands.evaluate(folder.config, folder.curated, folder.workdir)
+        commands.report(found, folder.workdir, sum(_seconds(folder).values()), rerun)
 
-    with _timed(folder, "evaluate"):
-        result = evaluation.evaluate_run(folder.config, folder.curated, folder.workdir)
-    evaluation.write_report(result, folder.workdir, sum(_seconds(folder).values()))
-    if rerun:
-        rerun_export.write_rollouts(result.rollouts, folder.workdir / "rollouts.rrd")
+
+def _evaluated(folder: RunFolder) -> list[Commands]:
+    """How the families that the config describes stages of are evaluated; raises InputError if none of them is."""
+    described = [
+        family.name for family in folder.families if any(stage.name in folder.config.stages for stage in family.stages)
+    ]
+    found = [commands for name in described if (commands := commands_of(name)) is not None]
+    if not found:
+        raise InputError("config.stages", f"families {described}", "stages of a family that has an evaluation")
+    return found
 
 
 def drive(folder: RunFolder, mode: str, rerun: bool = False) -> None:
-    """Drives the simulator through the config's protocol in one of the two modes; with `rerun` also writes the films as
-    closed_loop_<mode>.rrd."""
-    from wallwm_jax.cli import driving
+    """Drives the simulator through the config's protocol in an inference mode of one of the families; with `rerun` also
+    writes the films as closed_loop_<mode>.rrd.
+
+    Raises InputError for a mode that no family has, and for a config that lacks what driving needs.
+    """
     from wallwm_jax.evaluate import rerun_export
 
+    commands = commands_of_mode(mode, folder.families)
+    commands.require(folder.config)
     if rerun:
         rerun_export.check_installed()
     with _timed(folder, f"drive_{mode}"):
-        result = driving.drive_run(folder.config, folder.curated, folder.workdir, mode)
+        driven = commands.drive(folder.config, folder.curated, folder.workdir, mode)
     if rerun:
-        rerun_export.write_closed_loop(result, folder.workdir / f"closed_loop_{mode}.rrd")
+        commands.film(driven, folder.workdir / f"closed_loop_{mode}.rrd")
 
 
 class _timed:

@@ -18,12 +18,13 @@ def plan(
     topology: str,
     *,
     slices: int = 1,
-    number: int | None = None,
+    stage: str | None = None,
     views: int | None = None,
     analytic: bool = False,
     output: str | None = None,
 ) -> int:
-    """Prints the plan of stage `number` (the first of the config's recipe by default); 0 if it fits, else 1.
+    """Prints the plan of a stage, given by name or number (the first of the config's recipe by default); 0 if it fits,
+    else 1.
 
     Args:
         views: cameras of the dataset; else `config.plan.views`.
@@ -36,19 +37,18 @@ def plan(
     from wallwm_jax.plan.plan import make_plan
     from wallwm_jax.plan.report import as_json, sections, verdict
     from wallwm_jax.plan.topology import parse_topology
-    from wallwm_jax.train.stages import STAGES
+    from wallwm_jax.train.families import recipe_of, stage_of
+    from wallwm_jax.train.family import require_sections
 
     parsed, config = parse_topology(topology, slices), load(specification, overrides)
-    number = config.recipe[0] if number is None else number
-    stages = {stage.number: stage for stage in STAGES}
-    if number not in stages:
-        raise InputError("--stage", number, f"one of {sorted(stages)}")
+    require_sections(config, ("mesh", "stages", *(("recipe",) if stage is None else ())), "wallwm plan")
+    chosen = recipe_of(config)[0] if stage is None else stage_of(stage, configured=config.stages, where="--stage")
     views = config.get("plan", {}).get("views") if views is None else views
     if not isinstance(views, int) or views < 1:
         raise InputError("--views", views, "the number of the dataset's cameras: the config does not say")
     if output is not None and not pathlib.Path(output).absolute().parent.is_dir():
         raise InputError("--json", repr(output), "a file in a folder that exists")
-    made = make_plan(stages[number], config, parsed, views, analytic=analytic)
+    made = make_plan(chosen, config, parsed, views, analytic=analytic)
     _show(sections(made), verdict(made))
     if output is not None:
         line = json.dumps(as_json(made))

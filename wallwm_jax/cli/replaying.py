@@ -5,23 +5,21 @@ import math
 from collections.abc import Mapping
 
 from wallwm_jax.core.config import from_json
+from wallwm_jax.train.families import FAMILIES, Families, family_of, stage_of
 from wallwm_jax.train.nonfinite import Findings, KeptStep, examine, read_failed_step
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.sides import SIDES
-from wallwm_jax.train.stages import stage_of
 
 SHOWN = 10
 """Names of a kind that are printed."""
 
 
-def replay(path: str) -> int:
+def replay(path: str, families: Families = FAMILIES) -> int:
     """Does the step kept in `path` again and prints what is not finite in it; 1 if this time all is finite, else 0."""
     kept = read_failed_step(path)
     config = from_json(json.dumps(kept.records.config))
-    stage, settings = configured_stage(stage_of(kept.stage), config.stages[kept.stage])
-    side = SIDES[stage.side]
-    model = side.rebuild(config, kept.records.model)
-    found = examine(model, stage, settings, config.seed, kept, side.batch)
+    stage, settings = configured_stage(stage_of(kept.stage, families), config.stages[kept.stage])
+    model = family_of(stage, families).rebuild(config, kept.records.model)
+    found = examine(model, stage, settings, config.seed, kept, stage.batches.type)
     print(*_lines(kept, found), sep="\n")
     return int(_finite(found.numbers))
 

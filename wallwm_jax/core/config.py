@@ -46,7 +46,7 @@ def check_keys(config: Section, allowed: Iterable[str], where: str) -> None:
     allowed = sorted(allowed)
     for key in config:
         if key not in allowed:
-            raise InputError(where, f"unknown key {key!r}", _nearest(key, allowed))
+            raise InputError(where, f"unknown key {key!r}", nearest(key, allowed))
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -65,7 +65,7 @@ def _assign(config: ml_collections.ConfigDict, key: str, value: object) -> None:
     for depth, part in enumerate([*parents, last]):
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
             names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-            raise InputError(f"--set {key}", f"unknown key {part!r}", _nearest(part, names))
+            raise InputError(f"--set {key}", f"unknown key {part!r}", nearest(part, names))
         if depth < len(parents):
             node = node[part]
     try:
@@ -74,7 +74,8 @@ def _assign(config: ml_collections.ConfigDict, key: str, value: object) -> None:
         raise InputError(f"--set {key}", repr(value), f"a {type(node[last]).__name__}") from error
 
 
-def _nearest(key: str, allowed: list[str]) -> str:
+def nearest(key: str, allowed: list[str]) -> str:
+    """What an error says is expected instead of `key`: the names that are allowed, and the most similar of them."""
     match = difflib.get_close_matches(key, allowed, n=1, cutoff=0.0)
     return f"one of {sorted(allowed)}" + (f" (nearest: {match[0]!r})" if match else "")
 

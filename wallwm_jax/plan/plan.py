@@ -1,7 +1,6 @@
 """A plan: does a stage's train step fit a topology, and how fast can it be?"""
 
 import dataclasses
-from typing import Any
 
 import ml_collections
 
@@ -16,8 +15,8 @@ from wallwm_jax.plan.roofline import Roofline, roofline, utilisation
 from wallwm_jax.plan.step import AbstractStep, abstract_step
 from wallwm_jax.plan.topology import Topology, absent_devices
 from wallwm_jax.plan.traffic import Traffic
-from wallwm_jax.train.sides import batch_rows
-from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.families import FAMILIES, Families
+from wallwm_jax.train.stages import Stage, batch_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +70,7 @@ def make_plan(
     views: int,
     *,
     analytic: bool = False,
+    families: Families = FAMILIES,
 ) -> Plan:
     """Plans `stage` of a config, for a dataset of so many views, on a topology.
 
@@ -86,8 +86,9 @@ def make_plan(
     elif mesh.shape["data"] % topology.slices:
         found = f"{config.mesh!r}, data = {mesh.shape['data']}"
         raise InputError("config.mesh", found, f"a multiple of the {topology.slices} slices")
-    step = abstract_step(stage, config, views, mesh)
-    operations = count_operations(step, abstract_step(stage, config, views, mesh, remat="none"))
+    step = abstract_step(stage, config, views, mesh, families=families)
+    plain = abstract_step(stage, config, views, mesh, remat="none", families=families)
+    operations = count_operations(step, plain)
     held = holdings(step, count_activations(step))
     compiled = None if analytic else compile_step(step)
     return _plan(step, topology, config, operations, held, compiled)
@@ -115,20 +116,10 @@ def _plan(
         parameters=parameter_count(parameters),
         trained=parameter_count(trained),
         rows=batch_rows(stage, config)[1],
-        tokens=_tokens(step),
+        tokens=stage.batches.tokens(step.run.model, step.batch),
         operations=operations,
         held=held,
         traffic=dataclasses.replace(found, flops=flops),
         roofline=roofline(topology.chip, flops, found.memory, found.total_sent),
         compiled=compiled,
     )
-
-
-def _tokens(step: AbstractStep) -> int:
-    """Video tokens of a global batch of events; the prompt's, caption's and trace's of one of moments."""
-    batch: Any = step.batch
-    if step.run.stage.side != "world_action":
-        return batch.prompt.size + batch.caption.size + batch.trace.size
-    row = step.run.model.variant
-    rows, slots, _, views = batch.frames.shape[:4]
-    return rows * slots * views * (row.cells // row.patch) ** 2

@@ -11,12 +11,11 @@ from jax.sharding import AbstractMesh, Mesh
 from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.plan.batches import abstract_batch
-from wallwm_jax.plan.stand_in import with_codec
 from wallwm_jax.train.checkpoint import Records
+from wallwm_jax.train.families import FAMILIES, Families, family_of
 from wallwm_jax.train.fit import Programs, make_programs
 from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.sides import SIDES, check_mesh
 from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState
 
@@ -41,24 +40,25 @@ def abstract_step(
     mesh: Mesh | AbstractMesh,
     *,
     remat: str | None = None,
+    families: Families = FAMILIES,
 ) -> AbstractStep:
     """The train step of a stage on a mesh, whose devices may be absent.
 
     Args:
         views: cameras of the dataset.
         remat: None does as the config says.
+        families: what the stage's family is looked up in.
 
-    Raises InputError for what `train_stage` refuses: bad values, a batch or towers that the mesh does not divide.
+    Raises InputError for what `train_stage` refuses: sections that the config lacks, bad values, a batch or towers that
+    the mesh does not divide.
     """
-    side = SIDES[stage.side]
+    family = family_of(stage, families)
+    family.check_config(stage, config)
     stage, settings = configured_stage(stage, config.stages[stage.name])
-    check_mesh(stage, config, mesh, settings.run.accumulate)
-    model = side.rebuild(config, {"views": views, "text_length": config.data.text_length})
-    if stage.side == "world_action":
-        model = _prepared(model, config, remat)
-    world = model.variant if stage.side == "world_action" else model.world
-    batch = abstract_batch(stage, config, world, views, batch_sharding(mesh))
-    parameters, declarations = side.shapes(model, batch)
+    family.check_mesh(stage, config, mesh, settings.run.accumulate)
+    model = family.planned(config, views, remat)
+    batch = abstract_batch(stage, config, family.variant(model), views, batch_sharding(mesh))
+    parameters, declarations = family.shapes(model, batch)
     records = Records({}, {}, {}, {})
     run = Run(stage, model, declarations, settings, mesh, config.seed, records, pathlib.Path())
     with using(mesh):
@@ -69,8 +69,3 @@ def using(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
     """The context in which a step on this mesh is traced. `fit` sets the mesh itself, on whose devices constants would
     then be computed: here there may be none."""
     return jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh)
-
-
-def _prepared(model: Any, config: ml_collections.ConfigDict, remat: str | None) -> Any:
-    changes = {} if remat is None else {"remat": remat}
-    return model.clone(variant=with_codec(model.variant, config.data.spatial_compression), **changes)

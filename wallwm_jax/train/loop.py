@@ -23,14 +23,14 @@ from wallwm_jax.train.checkpoint import (
     committed_steps,
     read_checkpoint,
 )
+from wallwm_jax.train.families import FAMILIES, Families, family_of, stage_of
 from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import Reporter, default_reporter
 from wallwm_jax.train.resumption import check_origin, data_sources, resumed_records
 from wallwm_jax.train.run import Run, Start
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.sides import SIDES, check_mesh
-from wallwm_jax.train.stages import Stage, stage_of
+from wallwm_jax.train.stages import Stage
 from wallwm_jax.train.state import TrainState, placement_by
 from wallwm_jax.train.stop import StopSignals
 
@@ -44,7 +44,7 @@ class StageResult(NamedTuple):
 
 def train_stage(
     config: ml_collections.ConfigDict,
-    stage_name: str,
+    stage_name: str | int,
     curated_path: str | pathlib.Path,
     workdir: str | pathlib.Path,
     *,
@@ -53,46 +53,48 @@ def train_stage(
     accept: Collection[str] = (),
     fault: Fault | None = None,
     patience: float = PATIENCE,
+    families: Families = FAMILIES,
 ) -> StageResult:
     """Trains one stage, or goes on with it, or finds it finished.
 
-    Reads config.{seed, mesh, data, model, stages.<stage_name>}, for the vision-language side also config.{reasoner,
-    planning}, for observation-centred windows config.windows and, if present, config.{workers, tensorboard}. A stage
-    starts from the *averaged* parameters of an earlier one in the same workdir: stage "action" from "video", whose
-    frozen towers are the EMA weights of stage 1.
+    Reads config.{seed, mesh, stages.<stage>}, the sections that the stage names (`Stage.sections`: "data" and "model"
+    for stage "video") and, if present, config.{workers, tensorboard}. A stage starts from the *averaged* parameters of
+    an earlier one in the same workdir: stage "action" from "video", whose frozen towers are the EMA weights of stage 1.
 
     Once `stop` has received a signal the stage ends early, saved. `accept` names what a resumed stage may have changed
     (`resumption.CHANGES`); `fault` is one on purpose. Several processes wait `patience` seconds for each other before
-    the first step.
+    the first step. The stage is one of `families`.
 
     Raises:
-        InputError: bad config values, a batch that divides neither over the mesh nor into parts, towers that the mesh
-            does not divide, an optimizer state to offload where devices know no host memory, no finished stage to start
-            from, a checkpoint that differs from this run in what is not accepted, damaged checkpoints, another run in
-            the same directory, a disk without room.
+        InputError: an unknown stage, sections that the config lacks, bad config values, a batch that divides neither
+            over the mesh nor into parts, towers that the mesh does not divide, an optimizer state to offload where
+            devices know no host memory, no finished stage to start from, a checkpoint that differs from this run in
+            what is not accepted, damaged checkpoints, another run in the same directory, a disk without room.
         RunError: what `fit` raises.
     """
-    stage, settings = configured_stage(stage_of(stage_name), config.stages[stage_name])
+    stage = stage_of(stage_name, families, configured=config.get("stages", {}))
+    family, directory = family_of(stage, families), pathlib.Path(workdir) / stage.name
+    family.check_config(stage, config)
+    stage, settings = configured_stage(stage, config.stages[stage.name])
     curated, mesh = CuratedDataset.open(curated_path), make_mesh(config.mesh)
-    side, directory = SIDES[stage.side], pathlib.Path(workdir) / stage.name
-    check_mesh(stage, config, mesh, settings.run.accumulate)
+    family.check_mesh(stage, config, mesh, settings.run.accumulate)
     if settings.run.offload_optimizer:
         check_host_memory(mesh)
-    model = side.build(config, curated)
+    model = family.build(config, curated)
     reporter = reporter or default_reporter()
-    records = make_records(config, curated, side.architecture(model), stage)
+    records = make_records(config, curated, family.architecture(model), stage)
     records = resumed_records(directory / "checkpoints", stage, records, accept)
     begun = max(committed_steps(directory / "checkpoints"), default=0)
     for change, fields in records.changes.get(str(begun), {}).items():
         names = ", ".join(field.partition(":")[0] for field in fields)
         reporter.note(f"accepted a change of {change}, at step {begun}: {names}")
-    data = side.data(stage, config, curated, settings.run.eval_batches)
-    shapes, declarations = side.shapes(model, data.heldout[0])
+    data = family.data(stage, config, curated, settings.run.eval_batches)
+    shapes, declarations = family.shapes(model, data.heldout[0])
     key, placement = stream(config.seed, "init"), placement_by(shapes, declarations, mesh)
 
     def start() -> Any:
         def fresh() -> Any:
-            return side.init(model, key, data.heldout[0], mesh)[0]
+            return family.init(model, key, data.heldout[0], mesh)[0]
 
         return starting_parameters(stage, pathlib.Path(workdir), records, fresh, accept, placement)
 

@@ -2,16 +2,14 @@
 
 import json
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.files import file_digest
-from wallwm_jax.data.curated import INDEX, WINDOWS
-from wallwm_jax.data.planning import PLANS, TOKENIZER
+from wallwm_jax.data.planning import TOKENIZER
 from wallwm_jax.train.checkpoint import Records, committed_steps, differences, latest_records
-from wallwm_jax.train.settings import default_config
-from wallwm_jax.train.sides import sections
+from wallwm_jax.train.settings import default_section
 from wallwm_jax.train.stages import Stage
 
 CHANGES: Mapping[str, str] = {
@@ -24,20 +22,6 @@ CHANGES: Mapping[str, str] = {
     "config": "the seed and the stage's own settings",
 }
 """What a person can accept -> what it covers."""
-
-_KINDS = (
-    ("config.model.dtype", "dtype"),
-    ("config.reasoner.dtype", "dtype"),
-    ("config.model", "model"),
-    ("config.reasoner", "model"),
-    ("config.data", "data"),
-    ("config.windows", "data"),
-    ("config.planning", "data"),
-    ("config", "config"),
-    (f"sources.{TOKENIZER}", "tokenizer"),
-    ("sources", "data"),
-)
-"""The kind of change that a differing field is, by the first prefix that fits; else the record's own name."""
 
 _MAY_CHANGE = frozenset(
     {
@@ -55,7 +39,7 @@ _MAY_CHANGE = frozenset(
 learned."""
 
 _MAY_CHANGE_OF_MODEL = frozenset({"remat", "unroll"})
-"""Likewise of `config.model`: what is kept in memory, and how loops are written."""
+"""Likewise of the config's model sections: what is kept in memory, and how loops are written."""
 
 
 def check_changes(accept: Collection[str]) -> None:
@@ -66,11 +50,8 @@ def check_changes(accept: Collection[str]) -> None:
 
 
 def data_sources(curated: pathlib.Path, stage: Stage) -> dict[str, str]:
-    """SHA-256, by file name, of what in a curated dataset says what a stage draws from: the event index, the windows'
-    index if it learns from windows, and of the vision-language side plans in words and tokenizer."""
-    names = [INDEX, *([WINDOWS] if stage.window == "observation" else [])]
-    names += [PLANS, TOKENIZER] if stage.side == "reasoner" else []
-    return {name: file_digest(curated / name) for name in names if (curated / name).is_file()}
+    """SHA-256, by file name, of the files of a curated dataset that a stage's batches are drawn from."""
+    return {name: file_digest(curated / name) for name in stage.batches.sources if (curated / name).is_file()}
 
 
 def resumed_records(
@@ -87,7 +68,7 @@ def resumed_records(
         return records
     accepted: dict[str, list[str]] = {}
     for path, found, expected in differences(*(_decisive(part, stage) for part in (earlier, records))):
-        kind = _accepted_kind(f"checkpoint {directory}", path, found, expected, accept)
+        kind = _accepted_kind(f"checkpoint {directory}", path, found, expected, accept, _kinds(stage))
         accepted.setdefault(kind, []).append(f"{path}: {found} -> {expected}")
     now = {str(committed_steps(directory)[-1]): accepted} if accepted else {}
     return records._replace(changes={**earlier.changes, **now})
@@ -100,12 +81,25 @@ def check_origin(
     other statistics, another embodiment or another tokenizer, unless that is accepted."""
     parts = ({**_of(part, "statistics", "embodiment"), **_tokenizer(part)} for part in (origin, records))
     for path, found, expected in differences(*parts):
-        _accepted_kind(f"checkpoint {directory}", path, found, expected, accept)
+        _accepted_kind(f"checkpoint {directory}", path, found, expected, accept, _SOURCE_KINDS)
 
 
-def _accepted_kind(where: str, path: str, found: Any, expected: Any, accept: Collection[str]) -> str:
+_SOURCE_KINDS = ((f"sources.{TOKENIZER}", "tokenizer"), ("sources", "data"))
+
+
+def _kinds(stage: Stage) -> tuple[tuple[str, str], ...]:
+    """(prefix of a differing field, kind of change); the first prefix that fits counts, else the record's own name."""
+    dtypes = tuple((f"config.{name}.dtype", "dtype") for name in stage.model_sections)
+    models = tuple((f"config.{name}", "model") for name in stage.model_sections)
+    data = tuple((f"config.{name}", "data") for name in stage.batches.sections)
+    return (*dtypes, *models, *data, ("config", "config"), *_SOURCE_KINDS)
+
+
+def _accepted_kind(
+    where: str, path: str, found: Any, expected: Any, accept: Collection[str], kinds: Iterable[tuple[str, str]]
+) -> str:
     """The kind of change that a differing field is; raises InputError if it is not accepted."""
-    kind = next((kind for prefix, kind in _KINDS if path.startswith(prefix)), path.split(".")[0])
+    kind = next((kind for prefix, kind in kinds if path.startswith(prefix)), path.split(".")[0])
     if kind not in accept:
         raise InputError(f"{where}: {path}", found, f"{expected} (--accept-change {kind} goes on all the same)")
     return kind
@@ -115,10 +109,12 @@ def _decisive(records: Records, stage: Stage) -> dict[str, Any]:
     """The part of the records that decides what a stage learns, in the order in which it is compared. A setting that
     was not there yet when a checkpoint was saved has its default."""
     config = records.config
-    whole = _filled(json.loads(json.dumps(default_config(stage.name).to_dict())), config["stages"][stage.name])
+    whole = _filled(json.loads(json.dumps(default_section(stage))), config["stages"][stage.name])
     own = {name: value for name, value in whole.items() if name not in _MAY_CHANGE}
-    decisive = {**{name: config[name] for name in ("seed", *sections(stage))}, "stages": {stage.name: own}}
-    decisive["model"] = {name: value for name, value in config["model"].items() if name not in _MAY_CHANGE_OF_MODEL}
+    decisive = {**{name: config[name] for name in ("seed", *stage.sections)}, "stages": {stage.name: own}}
+    for section in stage.model_sections:
+        kept = {name: value for name, value in config[section].items() if name not in _MAY_CHANGE_OF_MODEL}
+        decisive[section] = kept
     return {**_of(records, "model", "statistics", "embodiment", "sources"), "config": decisive}
 
 

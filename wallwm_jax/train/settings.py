@@ -1,21 +1,18 @@
 """A stage's part of the config (`config.stages.<name>`) as frozen dataclasses, and back as a part of a config."""
 
 import dataclasses
+import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import ml_collections
 
 from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.objectives.caption_drop import CaptionDrop
-from wallwm_jax.objectives.world_action import ActionSettings, VideoSettings
 from wallwm_jax.optim.builder import OptimizerSettings
-from wallwm_jax.optim.muon import MuonSettings
-from wallwm_jax.train.stages import Stage, stage_of
+from wallwm_jax.train.stages import Stage
 
 _Settings = TypeVar("_Settings")
-_NESTED = {"muon": MuonSettings, "caption_drop": CaptionDrop, "video": VideoSettings, "action": ActionSettings}
-
 
 _COUNTS = ("steps", "log_every", "eval_every", "eval_batches", "checkpoint_every", "stop_after_skipped", "accumulate")
 
@@ -106,25 +103,29 @@ def _check_frozen(stage: Stage, frozen: tuple[str, ...], where: str) -> None:
         raise InputError(where, sorted(frozen), f"fewer than all that stage {stage.name} trains")
 
 
-def default_config(name: str, **changes: Any) -> ml_collections.ConfigDict:
-    """The config of stage `name` ("video" or "action") with every key at its default, and `changes` applied.
-
-    A config file starts from this, so that every key exists and can be overridden on the command line.
-    """
-    config = ml_collections.ConfigDict(stage_settings(stage_of(name), {"steps": 1000}).as_section())
-    config.lock()
-    config.update(changes)
-    return config
+def default_section(stage: Stage) -> dict[str, Any]:
+    """`config.stages.<stage.name>` with every key at its default; `steps`, which has none, is 1000."""
+    return stage_settings(stage, {"steps": 1000}).as_section()
 
 
 def build(kind: type[_Settings], values: Section, where: str) -> _Settings:
-    """A settings dataclass from a mapping; nested settings are built too; raises InputError on unknown keys."""
+    """A settings dataclass from a mapping; a field whose type is a dataclass is built from the mapping under its name.
+
+    Raises InputError on unknown keys, naming the nearest.
+    """
     check_keys(values, _names(kind), where)
-    arguments = dict(values)
-    for name in _NESTED.keys() & arguments.keys():
-        if arguments[name] is not None:
-            arguments[name] = build(_NESTED[name], arguments[name], f"{where}.{name}")
+    arguments, types = dict(values), typing.get_type_hints(kind)
+    for name, value in arguments.items():
+        nested = _dataclass_in(types[name])
+        if nested is not None and isinstance(value, Mapping | ml_collections.ConfigDict):
+            arguments[name] = build(nested, value, f"{where}.{name}")
     return kind(**arguments)
+
+
+def _dataclass_in(annotation: Any) -> type | None:
+    """The dataclass that a field of this type holds, by itself or in a union such as `CaptionDrop | None`."""
+    candidates = (annotation, *typing.get_args(annotation))
+    return next((part for part in candidates if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
 
 
 def _names(kind: type) -> set[str]:

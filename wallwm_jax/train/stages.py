@@ -1,124 +1,102 @@
-"""The training stages as a table (WALL-WM table 1): what trains, on which loss; all else is frozen."""
+"""What a training stage is: which parameters it trains, on which loss, from which batches."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import ml_collections
+
+from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.objectives.reasoning import (
-    BackboneSettings,
-    ConditionerSettings,
-    StaircaseSettings,
-    backbone_loss,
-    conditioner_loss,
-    staircase_loss,
-)
-from wallwm_jax.objectives.world_action import (
-    ActionSettings,
-    AdaptationSettings,
-    VideoSettings,
-    action_loss,
-    adaptation_loss,
-    video_loss,
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """One kind of training batch: where its settings stand in a config and what its arrays look like.
+
+    Attributes:
+      type: the NamedTuple of arrays; its annotations give the shape and dtype of every field (`core.types`).
+      sections: top-level sections of the config that decide what is drawn.
+      layers: paths of the config sections that hold the settings; a key of an earlier one overrides a later one's.
+      sources: files of a curated dataset that batches are drawn from. A dataset may lack some of them.
+      sizes: `sizes(stage, config, variant)` maps the letters of the annotations to the sizes that the config gives,
+        except B (rows), V (views) and D, which are the same for every kind.
+      tokens: `tokens(model, batch)` counts the tokens of a batch in which every slot is taken.
+      check: `check(stage, config)` raises InputError for settings that cannot be.
+      prepare: `prepare(stage, config, folder)` writes what the batches need into the curated dataset's folder, unless
+        it is there; None if nothing is needed.
+    """
+
+    type: type
+    sections: tuple[str, ...]
+    layers: tuple[tuple[str, ...], ...]
+    sources: tuple[str, ...]
+    sizes: Callable[..., Mapping[str, int]]
+    tokens: Callable[..., int]
+    check: Callable[..., Any]
+    prepare: Callable[..., None] | None = None
+
+    def section(self, config: Section) -> dict[str, Any]:
+        """The settings of all layers as one section."""
+        merged: dict[str, Any] = {}
+        for path in reversed(self.layers):
+            merged |= dict(_at(config, path))
+        return merged
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One row. `objective(model, parameters, batch, key, settings) -> (loss, metrics)`, which of a part of a batch is
-    also given `portion=` and returns shares that add up (`objectives.portions`); `settings` is the class of the
-    objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
-    (tower, stage) pairs of towers that come from other stages; `copies` names parts that start as a copy of another
-    part of the same shapes, (from, to). `side` says whose tower names these are: the world
-    model's ("world_action") or the vision-language side's ("reasoner"). `window` is what a batch holds: events
-    ("event"), observation-centred windows and events ("observation"), or moments of episodes ("moment")."""
+    """One training stage of a model family (`family.ModelFamily`). Everything that it does not train is frozen.
+
+    Attributes:
+      name: what configs, folders and the command line call it; unique among all families.
+      number: a short alias of the name on the command line, unique in its family.
+      trains: top-level names of the parameters that it trains.
+      objective: `objective(model, parameters, batch, key, settings) -> (loss, metrics)`. For a part of a batch it is
+        also given `portion=` and returns shares that add up to the whole batch's (`objectives.portions`).
+      settings: the dataclass of the objective's settings.
+      batches: what it learns from.
+      captions: which texts the batches hold, in words.
+      starts_from: the stage whose averaged parameters it starts from; None starts from fresh ones.
+      takes: (tower, stage) pairs of towers that come from other stages.
+      copies: (from, to) paths of parts that start as a copy of another part of the same shapes.
+      model_sections: top-level sections of the config that describe the model.
+    """
 
     name: str
     number: int
     trains: frozenset[str]
     objective: Callable[..., Any]
     settings: type
-    window: str
+    batches: Batches
     captions: str
     starts_from: str | None = None
-    side: str = "world_action"
     takes: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    model_sections: tuple[str, ...] = ("model",)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The config's sections that decide what it learns, besides its own and the seed."""
+        return (*self.batches.sections, *self.model_sections)
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage(
-        name="video",
-        number=1,
-        trains=frozenset({"text_encoder", "video"}),
-        objective=video_loss,
-        settings=VideoSettings,
-        window="event",
-        captions="the event's own, dropped with a probability that grows with its length",
-    ),
-    Stage(
-        name="action",
-        number=2,
-        trains=frozenset({"action", "duration"}),
-        objective=action_loss,
-        settings=ActionSettings,
-        window="event",
-        captions="the event's own",
-        starts_from="video",
-        copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
-    ),
-    Stage(
-        name="backbone",
-        number=0,
-        trains=frozenset({"trunk", "language_model"}),
-        objective=backbone_loss,
-        settings=BackboneSettings,
-        window="moment",
-        captions="the event's own after a prompt, and the trace",
-        side="reasoner",
-        takes=(("text_encoder", "video"),),
-    ),
-    Stage(
-        name="conditioner",
-        number=3,
-        trains=frozenset({"conditioner"}),
-        objective=conditioner_loss,
-        settings=ConditionerSettings,
-        window="moment",
-        captions="the event's own",
-        starts_from="backbone",
-        side="reasoner",
-    ),
-    Stage(
-        name="staircase",
-        number=4,
-        trains=frozenset({"staircase"}),
-        objective=staircase_loss,
-        settings=StaircaseSettings,
-        window="moment",
-        captions="the trace, and the event's canonical caption",
-        starts_from="conditioner",
-        side="reasoner",
-    ),
-    Stage(
-        name="adaptation",
-        number=5,
-        trains=frozenset({"video", "action"}),
-        objective=adaptation_loss,
-        settings=AdaptationSettings,
-        window="observation",
-        captions="the task's or the event's, and the event's own of event-centric windows",
-        starts_from="action",
-    ),
-)
-"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout
-(`stages.video.freeze`).
-Stage 0 is no stage of the paper's: it makes the small models that stand where the paper has pretrained ones."""
+def batch_rows(stage: Stage, config: ml_collections.ConfigDict) -> tuple[str, int]:
+    """(config key, rows of a global batch): the stage's own `rows`, or those of all stages with such batches.
+
+    Raises InputError if no section says how many rows there are.
+    """
+    for place in (("stages", stage.name), *stage.batches.layers):
+        rows = _at(config, place).get("rows")
+        if rows is not None:
+            return ".".join(("config", *place, "rows")), rows
+    where = ".".join(("config", *stage.batches.layers[-1]))
+    raise InputError(where, "no key 'rows'", "the rows of a global batch")
 
 
-def stage_of(name: str) -> Stage:
-    """The stage of that name; raises InputError when there is none."""
-    for stage in STAGES:
-        if stage.name == name:
-            return stage
-    raise InputError("stage", repr(name), f"one of {[stage.name for stage in STAGES]}")
+def _at(config: Section, path: tuple[str, ...]) -> Section:
+    """The section at a path, an empty one where there is none."""
+    section: Any = config
+    for part in path:
+        section = section.get(part, {})
+    return section

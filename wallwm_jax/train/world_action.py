@@ -1,0 +1,197 @@
+"""The world action model as a family: stages 1, 2 and 5 (WALL-WM table 1), on events and on windows."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import AbstractMesh, Mesh
+
+from wallwm_jax.core.mesh import check_sequence, make_mesh, row_share
+from wallwm_jax.core.types import EventBatch
+from wallwm_jax.data.curated import INDEX, WINDOWS, CuratedDataset
+from wallwm_jax.data.curation.window_clusters import WindowIndexSettings, index_windows
+from wallwm_jax.data.pipeline import make_loader
+from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
+from wallwm_jax.models.initialise import abstract_parameters, init_parameters
+from wallwm_jax.models.variants import Variant
+from wallwm_jax.models.world_action import WorldAction
+from wallwm_jax.objectives.world_action import (
+    ActionSettings,
+    AdaptationSettings,
+    VideoSettings,
+    action_loss,
+    adaptation_loss,
+    video_loss,
+)
+from wallwm_jax.train.architecture import architecture, build_model
+from wallwm_jax.train.family import ModelFamily
+from wallwm_jax.train.run import StageData
+from wallwm_jax.train.stages import Batches, Stage, batch_rows
+from wallwm_jax.train.stand_in import with_codec
+
+
+def loader_settings(stage: Stage, config: ml_collections.ConfigDict) -> LoaderSettings:
+    """The settings of a stage's loader, with the rows of its global batch."""
+    return LoaderSettings.from_config(stage.batches.section(config) | {"rows": batch_rows(stage, config)[1]})
+
+
+def own_share(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Which rows of a global batch this process loads, as the loaders' keywords say it."""
+    index, count = row_share(make_mesh(config.mesh), jax.process_index())
+    return {"process_index": index, "process_count": count}
+
+
+def _event_data(
+    stage: Stage, config: ml_collections.ConfigDict, curated: CuratedDataset, eval_batches: int
+) -> StageData:
+    """Training batches from any step, and the first `eval_batches` held-out batches, anchored at the events' starts."""
+    settings, workers, share = loader_settings(stage, config), config.get("workers", 0), own_share(config)
+
+    def train(step: int) -> Iterable[EventBatch]:
+        return make_loader(
+            curated, settings, seed=config.seed, split="train", start_step=step, workers=workers, **share
+        )
+
+    unmoved = dataclasses.replace(settings, anchor_jitter=0.0)
+    heldout = make_loader(curated, unmoved, seed=config.seed, split="heldout", num_steps=eval_batches, **share)
+    return StageData(train, tuple(heldout))
+
+
+def _event_sizes(stage: Stage, config: ml_collections.ConfigDict, variant: Variant) -> dict[str, int]:
+    """Pictures are square, `variant.cells` cells a side."""
+    settings = loader_settings(stage, config)
+    pixels = variant.cells * settings.spatial_compression
+    return {
+        "F": settings.row_frames,
+        "R": FRAMES_PER_LATENT,
+        "H": pixels,
+        "W": pixels,
+        "h": variant.cells,
+        "w": variant.cells,
+        "A": settings.row_actions,
+        "S": settings.segments,
+        "L": settings.batch_text_length,
+    }
+
+
+def _video_tokens(model: WorldAction, batch: EventBatch) -> int:
+    rows, slots, _, views = batch.frames.shape[:4]
+    return rows * slots * views * (model.variant.cells // model.variant.patch) ** 2
+
+
+def _check_windows(stage: Stage, config: ml_collections.ConfigDict) -> None:
+    loader_settings(stage, config)
+    WindowIndexSettings(**config.windows.index.to_dict())
+
+
+def _index_windows(stage: Stage, config: ml_collections.ConfigDict, curated: pathlib.Path) -> None:
+    """Clusters the stage's observation-centred windows and writes their index."""
+    if not (curated / WINDOWS).is_file():
+        settings = WindowIndexSettings(**config.windows.index.to_dict())
+        index_windows(CuratedDataset.open(curated), loader_settings(stage, config), settings)
+
+
+EVENTS = Batches(
+    type=EventBatch,
+    sections=("data",),
+    layers=(("data",),),
+    sources=(INDEX,),
+    sizes=_event_sizes,
+    tokens=_video_tokens,
+    check=loader_settings,
+)
+"""Packed event-centric windows."""
+
+OBSERVATION_WINDOWS = Batches(
+    type=EventBatch,
+    sections=("data", "windows"),
+    layers=(("windows", "loader"), ("data",)),
+    sources=(INDEX, WINDOWS),
+    sizes=_event_sizes,
+    tokens=_video_tokens,
+    check=_check_windows,
+    prepare=_index_windows,
+)
+"""Observation-centred windows (WALL-WM eq. 11), mixed with event-centric ones."""
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="video",
+        number=1,
+        trains=frozenset({"text_encoder", "video"}),
+        objective=video_loss,
+        settings=VideoSettings,
+        batches=EVENTS,
+        captions="the event's own, dropped with a probability that grows with its length",
+    ),
+    Stage(
+        name="action",
+        number=2,
+        trains=frozenset({"action", "duration"}),
+        objective=action_loss,
+        settings=ActionSettings,
+        batches=EVENTS,
+        captions="the event's own",
+        starts_from="video",
+        copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
+    ),
+    Stage(
+        name="adaptation",
+        number=5,
+        trains=frozenset({"video", "action"}),
+        objective=adaptation_loss,
+        settings=AdaptationSettings,
+        batches=OBSERVATION_WINDOWS,
+        captions="the task's or the event's, and the event's own of event-centric windows",
+        starts_from="action",
+    ),
+)
+"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout
+(`stages.video.freeze`)."""
+
+
+def _build(config: ml_collections.ConfigDict, curated: CuratedDataset) -> WorldAction:
+    return build_model(config.model, len(curated.views))
+
+
+def _rebuild(config: ml_collections.ConfigDict, record: Any) -> WorldAction:
+    return build_model(config.model, record["views"])
+
+
+def _check(stage: Stage, config: ml_collections.ConfigDict) -> None:
+    build_model(config.model, views=1)
+
+
+def _check_towers(stage: Stage, config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh) -> None:
+    settings, row = loader_settings(stage, config), build_model(config.model, views=1).variant
+    steps = f"control steps of {settings.row_frames} latent frames (data.frame_stride {settings.frame_stride})"
+    tokens = {f"row_frames of stage {stage.name}": settings.row_frames, steps: settings.row_actions}
+    heads = {"heads of config.model.variant": row.heads, "action_heads of config.model.variant": row.action_heads}
+    check_sequence(tokens, heads, mesh)
+
+
+def _planned(config: ml_collections.ConfigDict, views: int, remat: str | None) -> WorldAction:
+    """With a stand-in for a codec that the variant leaves to somebody else."""
+    model = build_model(config.model, views)
+    changes = {} if remat is None else {"remat": remat}
+    return model.clone(variant=with_codec(model.variant, config.data.spatial_compression), **changes)
+
+
+WORLD_ACTION = ModelFamily(
+    name="world_action",
+    stages=STAGES,
+    build=_build,
+    architecture=architecture,
+    rebuild=_rebuild,
+    shapes=abstract_parameters,
+    init=init_parameters,
+    data=_event_data,
+    planned=_planned,
+    variant=lambda model: model.variant,
+    modes=("event", "unified"),
+    check=_check,
+    check_towers=_check_towers,
+)
