@@ -8,6 +8,7 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.core.test_files import read_only_folder
@@ -109,6 +110,24 @@ def test_stopping_at_the_border_of_two_stages_changes_nothing(run, dataset, tmp_
     assert main([*arguments("train", dataset, workdir, RECIPE), "--stage", "2"]) == 0
     paused, whole = (read_checkpoint(folder / "action" / "checkpoints") for folder in (workdir, run))
     assert digest([paused.parameters, paused.averaged]) == digest([whole.parameters, whole.averaged])
+
+
+@pytest.mark.parametrize("file", ["episodes.npz", "frames"])
+def test_data_that_changed_since_is_refused(run, dataset, tmp_path, capsys, file):
+    """A stage is not gone on with, nor taken for finished, on other actions or other pictures than it has learned from;
+    the line has the field, and the name that accepts it."""
+    workdir = tmp_path / "run"
+    for part in ("curated", "video"):
+        shutil.copytree(run / part, workdir / part)
+    if file == "frames":
+        for path in (workdir / "curated" / file).glob("*.npy"):
+            np.save(path, 255 - np.load(path))
+    else:
+        numbers = dict(np.load(workdir / "curated" / file))
+        np.savez(workdir / "curated" / file, **{**numbers, "action": 3 * numbers["action"]})
+    assert main([*arguments("train", dataset, workdir, RECIPE), "--stage", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"sources.{file}: found " in error and "--accept-change data" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

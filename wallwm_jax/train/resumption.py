@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
+
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.files import file_digest
-from wallwm_jax.data.curated import INDEX, WINDOWS
+from wallwm_jax.data.curated import FRAMES, INDEX, NUMBERS, WINDOWS, frame_names
+from wallwm_jax.data.digests import combined_digest, file_digests
 from wallwm_jax.data.planning import PLANS, TOKENIZER
 from wallwm_jax.train.checkpoint import Records, committed_steps, differences, latest_records
 from wallwm_jax.train.settings import default_config
@@ -19,7 +21,7 @@ CHANGES: Mapping[str, str] = {
     "dtype": "dtypes: arrays are converted",
     "statistics": "normalisation ranges",
     "embodiment": "the layout of states and actions",
-    "data": "the data mixture: event index, windows, plans, and how batches are drawn from them",
+    "data": "the data: frames, numbers, event index, windows, plans, and how batches are drawn from them",
     "tokenizer": "the vision-language side's tokens",
     "config": "the seed and the stage's own settings",
 }
@@ -66,11 +68,16 @@ def check_changes(accept: Collection[str]) -> None:
 
 
 def data_sources(curated: pathlib.Path, stage: Stage) -> dict[str, str]:
-    """SHA-256, by file name, of what in a curated dataset says what a stage draws from: the event index, the windows'
-    index if it learns from windows, and of the vision-language side plans in words and tokenizer."""
-    names = [INDEX, *([WINDOWS] if stage.window == "observation" else [])]
+    """SHA-256 of what a stage is trained on in a curated dataset, by file name: the event index, the numbers of all
+    episodes, the windows' index if it learns from windows, and of the vision-language side plans in words and
+    tokenizer; under "frames" one digest of all decoded frames. See `data.digests` for what it costs."""
+    names = [INDEX, NUMBERS, *([WINDOWS] if stage.window == "observation" else [])]
     names += [PLANS, TOKENIZER] if stage.side == "reasoner" else []
-    return {name: file_digest(curated / name) for name in names if (curated / name).is_file()}
+    frames = frame_names(curated)
+    present = [name for name in names if (curated / name).is_file()]
+    found = file_digests(curated, [*present, *frames], save=jax.process_index() == 0)
+    sources = {name: found[name] for name in present}
+    return sources | ({FRAMES: combined_digest({name: found[name] for name in frames})} if frames else {})
 
 
 def resumed_records(
