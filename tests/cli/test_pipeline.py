@@ -8,8 +8,10 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from tests.core.test_files import read_only_folder
 from tests.data import lerobot_fixture
 from wallwm_jax.cli import pipeline
 from wallwm_jax.cli.driving import finished
@@ -110,6 +112,24 @@ def test_stopping_at_the_border_of_two_stages_changes_nothing(run, dataset, tmp_
     assert digest([paused.parameters, paused.averaged]) == digest([whole.parameters, whole.averaged])
 
 
+@pytest.mark.parametrize("file", ["episodes.npz", "frames"])
+def test_data_that_changed_since_is_refused(run, dataset, tmp_path, capsys, file):
+    """A stage is not gone on with, nor taken for finished, on other actions or other pictures than it has learned from;
+    the line has the field, and the name that accepts it."""
+    workdir = tmp_path / "run"
+    for part in ("curated", "video"):
+        shutil.copytree(run / part, workdir / part)
+    if file == "frames":
+        for path in (workdir / "curated" / file).glob("*.npy"):
+            np.save(path, 255 - np.load(path))
+    else:
+        numbers = dict(np.load(workdir / "curated" / file))
+        np.savez(workdir / "curated" / file, **{**numbers, "action": 3 * numbers["action"]})
+    assert main([*arguments("train", dataset, workdir, RECIPE), "--stage", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"sources.{file}: found " in error and "--accept-change data" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -194,6 +214,58 @@ def test_evaluation_says_what_it_misses(dataset, tmp_path, capsys):
     assert "config: found no 'evaluate', expected what the evaluation of family world_action" in capsys.readouterr().err
     assert main([*arguments("evaluate", dataset, tmp_path / "run"), "--mode", "events"]) == 2
     assert "--mode: found 'events', expected one of ['event', 'unified'] (nearest: 'event')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "curate", "train", "evaluate"])
+def test_a_work_folder_that_cannot_be_written_is_one_line(dataset, capsys, command):
+    """Before anything is read or compiled."""
+    own = ["--stage", "1"] if command == "train" else []
+    with read_only_folder() as folder:
+        assert main([*arguments(command, dataset, folder / "run"), *own]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"wallwm {command}: --workdir {folder}/run: found Permission denied")
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("argument", ["demoo", "demo"])
+def test_a_config_file_that_raises_is_one_line(tmp_path, capsys, argument):
+    """For an argument that it does not know, and for whatever else is wrong in it."""
+    path = pathlib.Path(CONFIG.partition(":")[0])
+    if argument == "demo":
+        (tmp_path / "broken.py").write_text(path.read_text().replace("def get_config(", "def get_config(("))
+        path = tmp_path / "broken.py"
+    assert main(["curate", "--config", f"{path}:{argument}", "--workdir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"wallwm curate: --config {path}:{argument}: found ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"curate": "x"}', "\xff"])
+def test_damaged_seconds_lose_no_work(dataset, tmp_path, capsys, text):
+    """The part of a run that has just been done counts: one line says that the seconds are counted anew."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "seconds.json").write_bytes(text.encode("latin1"))
+    assert main(arguments("curate", dataset, workdir)) == 0
+    assert "seconds.json is damaged" in capsys.readouterr().out
+    assert set(json.loads((workdir / "seconds.json").read_text())) == {"curate"}
+    assert (workdir / "seconds.json.damaged").read_bytes() == text.encode("latin1")
+
+
+def test_seconds_that_cannot_be_written_lose_no_work(dataset, tmp_path, capsys, monkeypatch):
+    """A full disk at the end of a part is told, and the part has been done."""
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    whole = pipeline.write_durably
+    monkeypatch.setattr(
+        pipeline, "write_durably", lambda path, text: (full if path.name == "seconds.json" else whole)(path, text)
+    )
+    assert main(arguments("curate", dataset, tmp_path / "run")) == 0
+    assert "seconds.json cannot be written (No space left on device)" in capsys.readouterr().out
+    monkeypatch.setattr(pipeline, "write_durably", full)
+    assert main(arguments("curate", dataset, tmp_path / "run")) == 1
+    assert capsys.readouterr().err.endswith("config.json: No space left on device\n")
 
 
 def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):

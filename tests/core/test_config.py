@@ -55,6 +55,38 @@ def test_missing_file_and_function(tmp_path):
         config.load(str(empty))
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(arg):\n    raise ValueError(f'no size {arg!r}')", r"ValueError: no size 'tiny' \(line 2\)"),
+        ("def get_config(arg):\n    return {'small': 1}[arg]", r"KeyError: 'tiny' \(line 2\)"),
+        ("def get_config():\n    return None", r"TypeError: get_config\(\) takes 0 positional arguments"),
+        ("def get_config(arg):\n    return {}", "found a dict, expected get_config"),
+        ("import ml_collections\ndef get_config(arg:\n    pass", r"SyntaxError: .* \(line \d\)"),
+        ("import wallwm_jaxx", r"ModuleNotFoundError: No module named 'wallwm_jaxx' \(line 1\)"),
+        ("def get_config(arg):\n    raise ValueError('two\\n  lines')", r"ValueError: two lines \(line 2\)"),
+    ],
+)
+def test_an_error_of_the_file_is_one_line(tmp_path, source, message):
+    """Whatever the file raises when it is read or asked for an argument names the file, the argument and the line."""
+    file = tmp_path / "broken.py"
+    file.write_text(source)
+    with pytest.raises(InputError, match=message) as caught:
+        config.load(f"{file}:tiny")
+    assert str(caught.value).startswith(f"--config {file}:tiny: found ") and "\n" not in str(caught.value)
+
+
+def test_an_input_error_of_the_file_stays_as_it_is(tmp_path):
+    """A config file that names its own field has said it better."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from wallwm_jax.core.errors import InputError\n"
+        "def get_config(arg):\n    raise InputError('argument', arg, 'small')"
+    )
+    with pytest.raises(InputError, match=r"^argument: found tiny, expected small$"):
+        config.load(f"{file}:tiny")
+
+
 def test_round_trip(path):
     """What is saved with a checkpoint loads to an equal config."""
     loaded = config.load(str(path))

@@ -1,17 +1,20 @@
 """Curation: the index says what the annotations say, and clusters mean something."""
 
+import json
+
 import lerobot_fixture as toy
 import numpy as np
 import pytest
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.data import transforms
-from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.curated import INDEX, NUMBERS, CuratedDataset, frame_names
 from wallwm_jax.data.curation import cluster
 from wallwm_jax.data.curation.curate import CurationSettings, curate
 from wallwm_jax.data.curation.events import moving
 from wallwm_jax.data.curation.frames import black_borders
 from wallwm_jax.data.curation.index import SCHEMA, EventIndex
+from wallwm_jax.data.digests import DIGESTS, file_digests
 
 
 def test_index_rows_are_the_annotated_events(curated):
@@ -59,12 +62,38 @@ def test_statistics_come_from_training_events(curated):
 
 
 def test_curation_is_reproducible(dataset_root, curated, tmp_path):
-    """Curating again gives the same index, labels included, and the same statistics."""
+    """Curating again gives the same index, labels included, the same statistics, and the same bytes in every file that
+    is trained on."""
     settings = CurationSettings(vision_language_clusters=4, action_clusters=4, text_length=24, threads=1)
     curate(dataset_root, tmp_path / "again", dataset_root / "embodiment.json", settings)
     again = CuratedDataset.open(tmp_path / "again")
     assert again.index.table.equals(curated.index.table)
     assert again.statistics.digest == curated.statistics.digest == curated.report["statistics_digest"]
+    names = [INDEX, NUMBERS, *frame_names(curated.root)]
+    assert len(names) == 2 + 8 and file_digests(again.root, names) == file_digests(curated.root, names)
+
+
+def test_curating_changed_data_gives_other_digests(tmp_path):
+    """The same recording with its actions tripled, and one with other pictures: what curation writes down of each says
+    that the files differ."""
+    found = []
+    for name in ("plain", "tripled", "inverted"):
+        episodes = toy.toy_episodes(2)
+        if name == "tripled":
+            episodes[0].action[:] *= 3
+        root = toy.write_dataset(tmp_path / name, episodes)
+        if name == "inverted":
+            first, second = sorted((root / "videos").rglob("*.mp4"))[:2]
+            content = first.read_bytes(), second.read_bytes()
+            second.write_bytes(content[0])
+            first.write_bytes(content[1])
+        curate(root, tmp_path / f"{name}_curated", root / "embodiment.json", CurationSettings(text_length=24))
+        rows = json.loads((tmp_path / f"{name}_curated" / DIGESTS).read_text())
+        found.append({file: row[-1] for file, row in rows.items()})
+    plain, tripled, inverted = found
+    assert set(plain) == {INDEX, NUMBERS, *frame_names(tmp_path / "plain_curated")}
+    assert {name for name in plain if plain[name] != tripled[name]} >= {NUMBERS}
+    assert {name for name in plain if plain[name] != inverted[name]} >= set(frame_names(tmp_path / "plain_curated"))
 
 
 def test_settings_come_from_a_run_s_config():

@@ -1,6 +1,7 @@
 """Where the time goes: every second has one kind, and what is done twice is lost once."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -11,6 +12,7 @@ from tests.train.toy import toy_data, toy_run, toy_start
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.goodput import FILE, KINDS, Goodput, goodput
+from wallwm_jax.train.line_files import read_lines
 from wallwm_jax.train.stop import StopSignals
 
 
@@ -44,9 +46,36 @@ def test_what_is_done_twice_is_lost(tmp_path):
         goodput(tmp_path / "nowhere")
 
 
-def test_a_run_keeps_the_record(tmp_path):
+def test_short_times_are_not_rounded_away(tmp_path):
+    """A batch that was waited for 200 microseconds took time, too."""
+    clock = Goodput(tmp_path, itertools.count(step=2e-4).__next__)
+    with clock.spent_on("data"):
+        pass
+    clock.write(1)
+    assert goodput(tmp_path)["data"] == pytest.approx(2e-4, rel=1e-6)
+
+
+def test_damaged_lines_are_set_aside(tmp_path):
+    """The attempts of the lines that can be read are counted on, a person is told once, and the file as it was is
+    kept; reading a damaged file names the line."""
+    text = json.dumps({"attempt": 3, "step": 5, **dict.fromkeys(KINDS, 1.0)}) + "\n" + '{"attempt": 4, "st\x00\n{}\n'
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(InputError, match=rf"{FILE}: line 2: found damaged text, expected a JSON object with numbers"):
+        goodput(tmp_path)
+    notes = []
+    clock = Goodput(tmp_path, itertools.count().__next__, notes.append)
+    clock.write(6)
+    assert [(line["attempt"], line["step"]) for line in read_lines(tmp_path / FILE, KINDS, "")] == [(3, 5), (4, 6)]
+    assert notes == [f"{tmp_path / FILE}: line 2 is damaged; the file as it was is kept as {FILE}.damaged"]
+    assert (tmp_path / f"{FILE}.damaged").read_text() == text
+
+
+def test_a_run_keeps_the_record(tmp_path, monkeypatch):
     """Two attempts, of which the first is asked to stop and so loses nothing: compiling, training, evaluating and
-    saving all took time, and the lines end with the last step."""
+    saving all took time, and the lines end with the last step. The clock ticks whenever it is looked at, so that no
+    machine is too fast for it."""
+    ticking = functools.partial(Goodput, clock=itertools.count().__next__)
+    monkeypatch.setattr("wallwm_jax.train.fit.Goodput", ticking)
 
     class Stopping(Silent):
         def advance(self, step):

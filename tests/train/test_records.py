@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -33,6 +34,39 @@ def test_metrics_of_steps_after_the_checkpoint_are_dropped(tmp_path):
     assert [child.name for child in path.parent.iterdir()] == ["metrics.jsonl"]
     with pytest.raises(InputError, match="no such file"):
         read_metrics(tmp_path / "none.jsonl")
+
+
+def test_damaged_lines_of_metrics_are_set_aside(tmp_path):
+    """Resuming keeps every line that can be read, says which one cannot, and keeps the file as it was; reading a
+    damaged file is refused by its line. A second damaged file does not replace the first."""
+    path, notes = tmp_path / "metrics.jsonl", []
+    for number, damage in enumerate((b"\xff\xfe{\n", b'{"loss": 1}\n'), start=1):
+        content = b'{"step": 2, "loss": 0.5}\n' + damage + b'{"step": 4, "loss": 0.25}\n'
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"metrics\.jsonl: line 2: found damaged text"):
+            read_metrics(path)
+        MetricsFile(path, 4, notes.append).write({"step": 6, "loss": 0.1})
+        assert [line["step"] for line in read_metrics(path)] == [2, 4, 6]
+        name = "metrics.jsonl.damaged" + ("2" if number == 2 else "")
+        assert (tmp_path / name).read_bytes() == content and notes[-1].endswith(f"kept as {name}")
+    assert len(notes) == 2
+
+
+def test_a_line_that_cannot_be_written_is_written_later(tmp_path):
+    """A disk that takes a line and a half is told once, half a line is never left, and the lines come in their order
+    when there is room."""
+    path, notes = tmp_path / "metrics.jsonl", []
+    file, limits = MetricsFile(path, 0, notes.append), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (18, limits[1]))
+    try:
+        for step in (1, 2, 3):
+            file.write({"step": step})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == '{"step": 1}\n'
+    assert len(notes) == 1 and "metrics.jsonl cannot be written (File too large)" in notes[0]
+    file.write({"step": 4})
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("stage", stages_of(), ids=lambda stage: stage.name)

@@ -1,10 +1,13 @@
 """What a run may go on with, and what a person has to say for it."""
 
+import os
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.data.curated import INDEX, WINDOWS
+from wallwm_jax.data.curated import FRAMES, INDEX, NUMBERS, WINDOWS
 from wallwm_jax.data.planning import TOKENIZER
 from wallwm_jax.train.checkpoint import CheckpointStore, Records
 from wallwm_jax.train.families import stage_of
@@ -93,11 +96,59 @@ def test_what_does_not_matter_may_change(tmp_path):
 
 
 def test_sources_are_what_a_stage_draws_from(tmp_path):
-    """The event index always, windows where a stage learns from them, the tokenizer on the side that has one; another
-    byte is another fingerprint."""
-    for name in (INDEX, WINDOWS, TOKENIZER):
-        (tmp_path / name).write_text(name)
+    """Event index, numbers and frames always, windows where a stage learns from them, the tokenizer on the side that
+    has one; another byte is another fingerprint."""
+    _write_curated(tmp_path)
     found = {name: data_sources(tmp_path, stage_of(name)) for name in ("video", "adaptation", "backbone")}
-    assert [set(sources) for sources in found.values()] == [{INDEX}, {INDEX, WINDOWS}, {INDEX, TOKENIZER}]
+    always = {INDEX, NUMBERS, FRAMES}
+    assert [set(sources) for sources in found.values()] == [always, always | {WINDOWS}, always | {TOKENIZER}]
     (tmp_path / INDEX).write_text("index.parquet?")
     assert data_sources(tmp_path, stage_of("video")) != found["video"]
+
+
+def _write_curated(root):
+    """The files of a curated dataset of two episodes, of which the arrays alone are real."""
+    for name in (INDEX, WINDOWS, TOKENIZER):
+        (root / name).write_text(name)
+    np.savez(root / NUMBERS, action=np.ones((4, 26)))
+    (root / FRAMES).mkdir()
+    for episode in range(2):
+        np.save(root / FRAMES / f"episode_{episode:06d}.npy", np.full((2, 1, 4, 4, 3), episode, np.uint8))
+
+
+def _triple_actions(root):
+    np.savez(root / NUMBERS, action=3 * np.ones((4, 26)))
+
+
+def _invert_frames(root):
+    frames = np.load(root / FRAMES / "episode_000001.npy", mmap_mode="r+")
+    frames[1, 0, 2, 3] = 255 - frames[1, 0, 2, 3]
+    frames.flush()
+
+
+def _lose_frames(root):
+    (root / FRAMES / "episode_000001.npy").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [(_triple_actions, NUMBERS), (_invert_frames, FRAMES), (_lose_frames, FRAMES)]
+)
+def test_data_that_changed_is_refused_on_resuming(tmp_path, change, field):
+    """Actions that were tripled, one inverted pixel and a lost episode: refused by field, found and expected, accepted
+    by the name "data". Times of the files that were set back hide nothing."""
+    stage, curated, checkpoints = stage_of("video"), tmp_path / "curated", tmp_path / "checkpoints"
+    curated.mkdir()
+    _write_curated(curated)
+    whole = RECORDS._replace(sources=data_sources(curated, stage))
+    _save(checkpoints, 4, whole)
+    assert resumed_records(checkpoints, stage, whole._replace(sources=data_sources(curated, stage))) == whole
+    times = {path: path.stat().st_mtime_ns for path in curated.rglob("*") if path.is_file()}
+    change(curated)
+    for path, time in times.items():
+        if path.exists():
+            os.utime(path, ns=(time, time))
+    changed = whole._replace(sources=data_sources(curated, stage))
+    match = rf"sources\.{field}: found {whole.sources[field]}, expected {changed.sources[field]} .*--accept-change data"
+    with pytest.raises(InputError, match=match):
+        resumed_records(checkpoints, stage, changed)
+    assert list(resumed_records(checkpoints, stage, changed, ["data"]).changes["4"]) == ["data"]

@@ -1,11 +1,17 @@
 """`wallwm`: the command line. Bad input prints one line on stderr and leaves with code 2, a run that cannot go on with
-code 1."""
+code 1, one that was asked to stop before its end with code 75."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
 from wallwm_jax.core.errors import InputError, RunError
+
+_OF_THE_MACHINE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+)
+"""Errors of files that say all there is to say: no right to write, no room, a broken disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,6 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, RunError) as error:
         print(f"wallwm {options.name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        print(f"wallwm {options.name}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

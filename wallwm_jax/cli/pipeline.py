@@ -15,7 +15,7 @@ from rich.console import Console
 from wallwm_jax.cli.families import COMMANDS, Commands, commands_of, commands_of_mode
 from wallwm_jax.core.config import load, to_json
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.files import write_durably
+from wallwm_jax.core.files import check_writable, write_durably
 from wallwm_jax.train.families import FAMILIES, Families, family_of, recipe_of, stage_of
 from wallwm_jax.train.family import require_sections
 from wallwm_jax.train.stages import Stage
@@ -43,7 +43,8 @@ def open_run(specification: str, overrides: list[str], workdir: str, families: F
     The config must have the sections that the stages of its recipe need. Those of other stages may be absent; if they
     are there, they are checked too.
 
-    Raises InputError naming the first missing section, or the first wrong key or value.
+    Raises InputError naming the first missing section, the first wrong key or value, or a folder that cannot be
+    written.
     """
     from wallwm_jax.core.mesh import make_mesh
     from wallwm_jax.data.curation.curate import CurationSettings
@@ -62,6 +63,7 @@ def open_run(specification: str, overrides: list[str], workdir: str, families: F
     for commands in COMMANDS:
         if commands.is_described(config):
             commands.check(config)
+    check_writable(pathlib.Path(workdir), "--workdir")
     return RunFolder(config, pathlib.Path(workdir), families)
 
 
@@ -212,7 +214,8 @@ def drive(folder: RunFolder, mode: str, rerun: bool = False) -> None:
 
 
 class _timed:
-    """Adds the seconds of a part of a run to `<workdir>/seconds.json`; an interrupted run's parts add up."""
+    """Adds the seconds of a part of a run to `<workdir>/seconds.json`; an interrupted run's parts add up. A file of
+    seconds that cannot be read or written is told on one line, and the run goes on."""
 
     def __init__(self, folder: RunFolder, part: str):
         self.folder, self.part = folder, part
@@ -223,11 +226,24 @@ class _timed:
     def __exit__(self, *error: object) -> None:
         seconds = _seconds(self.folder)
         seconds[self.part] = round(seconds.get(self.part, 0.0) + time.monotonic() - self.started, 1)
-        self.folder.workdir.mkdir(parents=True, exist_ok=True)
-        write_durably(self.folder.timings, json.dumps(seconds, indent=1))
+        try:
+            self.folder.workdir.mkdir(parents=True, exist_ok=True)
+            write_durably(self.folder.timings, json.dumps(seconds, indent=1))
+        except OSError as problem:
+            Console().print(f"{self.folder.timings} cannot be written ({problem.strerror})", soft_wrap=True)
         if error[0] is None:
             write_durably(self.folder.workdir / "config.json", to_json(self.folder.config))
 
 
 def _seconds(folder: RunFolder) -> dict[str, float]:
-    return json.loads(folder.timings.read_text()) if folder.timings.is_file() else {}
+    """The seconds by part; none if the file is damaged, which is then moved aside."""
+    try:
+        return {part: float(value) for part, value in json.loads(folder.timings.read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        aside, text = folder.timings.with_name(f"{folder.timings.name}.damaged"), f"{folder.timings} is damaged"
+        with contextlib.suppress(OSError):
+            os.replace(folder.timings, aside)
+        Console().print(f"{text} ({type(error).__name__}): kept as {aside.name}, counted anew", soft_wrap=True)
+        return {}

@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,19 +20,16 @@ Section = Mapping[str, Any] | ml_collections.ConfigDict
 def load(specification: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     """Loads `path/to/file.py` or `path/to/file.py:argument` and applies `key.path=value` overrides.
 
-    Raises InputError for a missing file, a file without `get_config`, an unknown key (naming the nearest), or a value
-    of another type.
+    Raises InputError for a missing file, a file without `get_config`, whatever the file or its `get_config` raises
+    (naming the line), an unknown key (naming the nearest), or a value of another type.
     """
     path_text, _, argument = specification.partition(":")
     path = pathlib.Path(path_text)
     if not path.is_file():
         raise InputError("--config", f"no file {path_text!r}", "a Python file with get_config()")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config {path_text}", "no get_config function", "get_config() -> ConfigDict")
-    config = module.get_config(argument) if argument else module.get_config()
+    config = _called(path, argument, f"--config {specification}")
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"--config {specification}", f"a {type(config).__name__}", "get_config() -> ConfigDict")
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
@@ -57,6 +55,36 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def from_json(text: str) -> ml_collections.ConfigDict:
     """The locked config that `to_json` wrote."""
     return ml_collections.ConfigDict(json.loads(text)).lock()
+
+
+def _called(path: pathlib.Path, argument: str, where: str) -> Any:
+    """What `get_config` of a file returns; raises InputError for whatever goes wrong in that file."""
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise InputError(where, f"a file named {path.name!r}", "a Python file with get_config()")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(where, "no get_config function", "get_config() -> ConfigDict")
+        return module.get_config(argument) if argument else module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # the file is a person's own program: it can raise anything
+        expected = "a get_config that takes this argument" if argument else "a file whose get_config() runs"
+        raise InputError(where, _said_by(error, path), expected) from error
+
+
+def _said_by(error: Exception, path: pathlib.Path) -> str:
+    """`ValueError: text (line 12)` on one line; the line is the last one of the file that the error came through."""
+    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    if isinstance(error, SyntaxError):
+        numbers = [error.lineno]
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        numbers = [frame.lineno for frame in frames if pathlib.Path(frame.filename) == path]
+    line = f" (line {numbers[-1]})" if numbers else ""
+    return f"{type(error).__name__}: {text or 'no message'}{line}"
 
 
 def _assign(config: ml_collections.ConfigDict, key: str, value: object) -> None:

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import pathlib
+import tempfile
+
+from wallwm_jax.core.errors import InputError
 
 
 def write_durably(path: pathlib.Path, content: str | bytes) -> None:
@@ -21,6 +24,16 @@ def write_durably(path: pathlib.Path, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: pathlib.Path, field: str) -> None:
+    """Makes the folder if it is not there; raises InputError under the name `field` if no file can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{field} {folder}", error.strerror or error, "a folder that can be written") from error
 
 
 def sync_directory(path: pathlib.Path) -> None:

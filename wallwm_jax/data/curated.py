@@ -7,6 +7,7 @@ curation.json       counts, cluster histograms, rejections with reasons, setting
 windows.parquet     one row an observation-centred window (curation.window_index), once `index_windows` has made it
 episodes.npz        state, action, timestamps, cameras and black borders of all episodes, end to end
 frames/             episode_000000.npy ..., uint8 [T, V, H, W, 3]
+digests.json        SHA-256 of the files that have been digested (data.digests)
 """
 
 import functools
@@ -35,9 +36,17 @@ INDEX, WINDOWS, STATISTICS, EMBODIMENT, REPORT, NUMBERS = (
 )
 
 
+FRAMES = "frames"
+
+
 def frames_path(root: pathlib.Path, episode: int) -> pathlib.Path:
     """Where an episode's decoded frames lie."""
-    return root / "frames" / f"episode_{episode:06d}.npy"
+    return root / FRAMES / f"episode_{episode:06d}.npy"
+
+
+def frame_names(root: pathlib.Path) -> list[str]:
+    """The files of decoded frames, by their paths below the curated directory."""
+    return sorted(f"{FRAMES}/{path.name}" for path in (root / FRAMES).glob("*.npy"))
 
 
 class Cameras(NamedTuple):

@@ -89,7 +89,7 @@ class _Trainer:
 
     def __init__(self, run: Run, initial: Start, data: StageData, reporter: Reporter, stop: StopSignals):
         self.run, self.data, self.reporter, self.stop = run, data, reporter, stop
-        self.goodput = Goodput(run.directory)
+        self.goodput = Goodput(run.directory, note=reporter.note)
         self.sharding = batch_sharding(run.mesh)
         self.programs = make_programs(run, initial.shapes)
         check_all_committed(run.directory / "checkpoints")
@@ -107,7 +107,8 @@ class _Trainer:
         self.watch = SkipWatch(run.settings.run.stop_after_skipped)
         # The first process writes for all: opening the file drops what an interrupted run wrote past its checkpoint.
         first = jax.process_index() == 0
-        self.metrics = MetricsFile(run.directory / "metrics.jsonl", self.start) if first else None
+        path = run.directory / "metrics.jsonl"
+        self.metrics = MetricsFile(path, self.start, reporter.note) if first else None
         self.board = TensorBoard(run.directory / "tensorboard", self.start) if first and run.tensorboard else None
         self.heldout: list[Any] = []
         self.profiling = False

@@ -9,6 +9,7 @@ import socket
 import jax
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.files import check_writable
 
 LOCK = "lock"
 
@@ -17,7 +18,7 @@ class DirectoryLock:
     """While it is entered no other run can enter it for the same directory; the kernel releases it when the process
     dies, however it dies. Of several processes of one run the first holds it.
 
-    Raises InputError on entering, naming the process and the host of the holder.
+    Raises InputError on entering: naming the process and the host of the holder, or if the directory cannot be written.
     """
 
     def __init__(self, directory: str | pathlib.Path):
@@ -26,7 +27,7 @@ class DirectoryLock:
     def __enter__(self) -> "DirectoryLock":
         if jax.process_index() != 0:
             return self
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(self._path.parent, "directory")
         self._file = self._path.open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,42 +4,36 @@ A line: {"step", "stage", "loss", "grad_norm", "learning_rate", "events", "token
 evaluation steps, "heldout_loss".
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.files import write_durably
+from wallwm_jax.train.line_files import LineFile, Note, read_lines
 
+FIELDS = ("step",)
+"""Numbers that every line has."""
 WALL_CLOCK = frozenset({"seconds", "tokens_per_s"})
 """Fields that two equal runs do not share."""
 
 
 class MetricsFile:
     """Appends lines to `path`. Lines past `resume_step` are dropped first: an interrupted run had written them, and the
-    resumed run writes them again."""
+    resumed run writes them again. `note` tells a person of damaged lines and failed writes; see `LineFile`."""
 
-    def __init__(self, path: str | pathlib.Path, resume_step: int):
-        self.path = pathlib.Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self.path) if line["step"] <= resume_step]
-        write_durably(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+    def __init__(self, path: str | pathlib.Path, resume_step: int, note: Note = print):
+        self._file = LineFile(pathlib.Path(path), FIELDS, note)
+        self._file.keep(lambda line: line["step"] <= resume_step)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends one line; a number that is not finite becomes null, which JSON can say."""
-        clean = {name: _finite(value) for name, value in line.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps(clean) + "\n")
+        self._file.append({name: _finite(value) for name, value in line.items()})
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """All lines of a metrics file, by step; raises InputError when there is no such file."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"metrics {path}", "no such file", "the JSON lines that training wrote")
-    return _lines(path)
+    """All lines of a metrics file, by step; raises InputError when there is no such file or a line is damaged."""
+    return read_lines(pathlib.Path(path), FIELDS, "the JSON lines that training wrote")
 
 
 class TensorBoard:
@@ -62,14 +56,6 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Complete lines; a last one that was cut off while being written is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
 
 
 def _finite(value: Any) -> Any:

@@ -5,8 +5,11 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import jax
+
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.files import file_digest
+from wallwm_jax.data.curated import FRAMES, NUMBERS, frame_names
+from wallwm_jax.data.digests import combined_digest, file_digests
 from wallwm_jax.data.planning import TOKENIZER
 from wallwm_jax.train.checkpoint import Records, committed_steps, differences, latest_records
 from wallwm_jax.train.settings import default_section
@@ -17,7 +20,7 @@ CHANGES: Mapping[str, str] = {
     "dtype": "dtypes: arrays are converted",
     "statistics": "normalisation ranges",
     "embodiment": "the layout of states and actions",
-    "data": "the data mixture: event index, windows, plans, and how batches are drawn from them",
+    "data": "the data: frames, numbers, event index, windows, plans, and how batches are drawn from them",
     "tokenizer": "the vision-language side's tokens",
     "config": "the seed and the stage's own settings",
 }
@@ -50,8 +53,14 @@ def check_changes(accept: Collection[str]) -> None:
 
 
 def data_sources(curated: pathlib.Path, stage: Stage) -> dict[str, str]:
-    """SHA-256, by file name, of the files of a curated dataset that a stage's batches are drawn from."""
-    return {name: file_digest(curated / name) for name in stage.batches.sources if (curated / name).is_file()}
+    """SHA-256 of what a stage is trained on in a curated dataset, by file name: the numbers of all episodes and the files
+    that its batches are drawn from; under "frames" one digest of all decoded frames. See `data.digests` for what it
+    costs."""
+    present = [name for name in (NUMBERS, *stage.batches.sources) if (curated / name).is_file()]
+    frames = frame_names(curated)
+    found = file_digests(curated, [*present, *frames], save=jax.process_index() == 0)
+    sources = {name: found[name] for name in present}
+    return sources | ({FRAMES: combined_digest({name: found[name] for name in frames})} if frames else {})
 
 
 def resumed_records(

@@ -18,6 +18,7 @@ from wallwm_jax.data.curation import cluster, events, language
 from wallwm_jax.data.curation.events import EventRow, Rejection
 from wallwm_jax.data.curation.frames import black_borders, decode_episodes
 from wallwm_jax.data.curation.index import EventIndex
+from wallwm_jax.data.digests import file_digests
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.episodes.lerobot import LeRobotDataset, open_dataset
 from wallwm_jax.data.statistics import Statistics, compute_statistics
@@ -163,6 +164,9 @@ def _write(
     dataset.embodiment.save(root / curated.EMBODIMENT)
     language.save_language(rows, dataset.info.root, root, settings.token_vocabulary)
     _save_numbers(root / curated.NUMBERS, list(by_index.values()), maps)
+    for frames in maps.values():
+        frames.flush()
+    file_digests(root, [curated.INDEX, curated.NUMBERS, *curated.frame_names(root)])
     report = _report(dataset, episodes, rows, rejections, statistics, settings)
     (root / curated.REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     return report
