@@ -18,15 +18,15 @@ DECLARATIONS = {
     "bias": declare("embed"),
 }
 SHAPES = {"stacked": (2, 4, 6), "heads": (4, 2, 3), "head": (4, 3), "table": (5, 4), "bias": (4,)}
-NAMES = [*sorted(OPTIMIZERS), f"{__name__}:momentum"]
+NAMES = [*sorted(OPTIMIZERS), "optax:lion", "optax:adafactor", f"{__name__}:momentum"]
 
 
-def momentum(settings, declarations, mesh):
+def momentum(learning_rate, decay=0.9):
     """A chain of one's own."""
-    return optax.chain(optax.trace(0.9), optax.scale_by_learning_rate(settings.schedule_of(settings.learning_rate)))
+    return optax.chain(optax.trace(decay), optax.scale_by_learning_rate(learning_rate))
 
 
-def no_optimizer(settings, declarations, mesh):
+def no_optimizer(learning_rate):
     return []
 
 

@@ -12,7 +12,8 @@ from optax.contrib import MuonDimensionNumbers
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.flops import inner_jaxprs
-from wallwm_jax.optim.muon import MuonSettings, muon, scale_by_muon
+from wallwm_jax.optim import MuonSettings, muon
+from wallwm_jax.optim.muon import scale_by_muon
 from wallwm_jax.optim.newton_schulz import orthogonalize
 from wallwm_jax.optim.polynomials import polynomials_of
 
@@ -124,23 +125,38 @@ def test_one_batch_per_shape():
 
 
 def test_undeclared_and_unknown_are_refused():
-    """A leaf without a matrix declaration, an unknown coefficient set, scale, iteration or dtype name themselves."""
+    """A leaf without a matrix declaration and an axis that no rule has name themselves."""
     transformation = scale_by_muon({"bias": declare("embed")}, MuonSettings())
     leaf = {"bias": jnp.ones(4)}
     with pytest.raises(InputError, match="parameter bias"):
         transformation.update(leaf, transformation.init(leaf))
-    with pytest.raises(InputError, match="quintic"):
-        scale_by_muon({}, MuonSettings(coefficients="quintic"))
-    with pytest.raises(InputError, match="update_scale"):
-        scale_by_muon({}, MuonSettings(update_scale="area"))
     with pytest.raises(InputError, match=r"muon\.split: found unknown axes \['head'\]"):
-        scale_by_muon({}, MuonSettings(split=("head",)))
-    with pytest.raises(InputError, match="found 'dual'"):
-        scale_by_muon({}, MuonSettings(iteration="dual"))
-    with pytest.raises(InputError, match=r"muon\.products: found 'float16'"):
-        scale_by_muon({}, MuonSettings(products="float16"))
-    with pytest.raises(InputError, match=r"muon\.norm: found 'nuclear'"):
-        scale_by_muon({}, MuonSettings(norm="nuclear"))
+        scale_by_muon({"w": "in -> out"}, MuonSettings(split=("head",))).init({"w": jnp.ones((2, 3))})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("coefficients", "quintic"), ("update_scale", "area"), ("iteration", "dual"), ("products", "float16"),
+        ("norm", "nuclear"), ("steps", -1), ("steps", 0), ("steps", True), ("steps", 1000), ("momentum", 1.0),
+        ("momentum", -0.1), ("momentum", float("nan")), ("epsilon", 0.0), ("consistent_rms", float("inf")),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(field, value):
+    """Names that mean nothing and numbers out of range, when the settings are made, by one line that names the
+    field."""
+    with pytest.raises(InputError, match=field if field != "coefficients" else "quintic"):
+        MuonSettings(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("weight_decay", -0.1), ("b1", 1.0), ("b2", float("nan")), ("epsilon", -1.0), ("learning_rate", -1e-3)],
+)
+def test_numbers_of_the_optimizer_are_checked(name, value):
+    """As are those that `muon` takes itself."""
+    with pytest.raises(InputError, match=name):
+        muon(**{"learning_rate": 1e-3, name: value})
 
 
 def test_a_tower_has_coefficients_of_its_own():
@@ -159,7 +175,7 @@ def test_a_tower_has_coefficients_of_its_own():
     np.testing.assert_allclose(mixed["action"]["query"], high["action"]["query"], atol=1e-6)
     assert np.abs(plain["action"]["query"] - high["action"]["query"]).max() > 1e-2
     with pytest.raises(InputError, match="tower_coefficients: found towers"):
-        scale_by_muon(rules, MuonSettings(tower_coefficients={"text": "high_pass"}))
+        updates(MuonSettings(tower_coefficients={"text": "high_pass"}))
 
 
 def test_the_set_the_norm_and_halves_reach_the_iteration():

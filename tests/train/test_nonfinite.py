@@ -38,7 +38,7 @@ def _watched(values, limit):
     watch, losses, latest = SkipWatch(limit), [], []
     for place, value in enumerate(values):
         losses.append(Number(value))
-        if watch.add({"loss": losses[-1], "grad_norm": Number(1.0)}):
+        if watch.add({"loss": losses[-1], "grad_norm": Number(1.0), "update_norm": Number(1.0)}):
             return place, latest
         latest.append(max((number for number, loss in enumerate(losses) if loss.seen), default=-1))
     return None, latest

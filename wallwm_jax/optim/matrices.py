@@ -5,11 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from wallwm_jax.core.axes import Declaration
-from wallwm_jax.core.mesh import parameter_spec
+from wallwm_jax.optim.leaf_rules import LeafRule
 from wallwm_jax.optim.ownership import Cut
 
 
@@ -64,17 +63,15 @@ class MatrixView:
 
 
 def view_of(
-    rule: Declaration,
+    rule: LeafRule,
     shape: Sequence[int],
     coefficients: str,
     split: Sequence[str] = (),
-    mesh: Mesh | AbstractMesh | None = None,
+    spec: PartitionSpec = PartitionSpec(),  # noqa: B008 (immutable)
 ) -> MatrixView:
-    """The view of a leaf of this (global) shape, whole or laid out on a mesh."""
-    places, spec, cuts = rule.matrix_order(split), PartitionSpec(), {}
-    if mesh is not None:
-        spec = parameter_spec(rule, shape, mesh)
-        cuts = {place: (axes,) if isinstance(axes, str) else axes for place, axes in enumerate(spec) if axes}
+    """The view of a leaf of this (global) shape that a mesh cuts by `spec`."""
+    places = rule.matrix_order(split)
+    cuts = {place: (axes,) if isinstance(axes, str) else tuple(axes) for place, axes in enumerate(spec) if axes}
     stack, rows, columns = (sum((cuts.get(place, ()) for place in part), ()) for part in places)
     count, inputs, outputs = rule.matrix_shape(shape, split)
     return MatrixView(places, inputs, outputs, count, Cut(rows, columns, stack), spec, coefficients)

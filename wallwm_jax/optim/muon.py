@@ -1,8 +1,8 @@
-"""Muon as an Optax transformation whose matrices come from the parameters' declarations.
+"""The orthogonalised momentum of Muon as an Optax transformation of the matrices of a tree.
 
-`optax.contrib.muon` works a parameter at a time and guesses matrices from the number of dimensions. Here the
-declaration says which axes are stacked, which are inputs and which are outputs, and matrices of one shape (tall ones
-transposed) are orthogonalised in one batch. Configured alike, both give the same updates.
+`optax.contrib.muon` works a parameter at a time. Here matrices of one shape (tall ones transposed) are orthogonalised
+in one batch; which axes are stacked, inputs and outputs is said by a rule (`optim.rules`). Configured alike, both give
+the same updates. `optim.optimizer.muon` is the whole optimizer, with AdamW for all other leaves.
 
 Under a mesh of several devices every matrix is orthogonalised once, by the device that owns it (`optim.ownership`).
 """
@@ -10,13 +10,15 @@ Under a mesh of several devices every matrix is orthogonalised once, by the devi
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from wallwm_jax.core.axes import AXES
@@ -24,14 +26,24 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.exchange import orthogonalize_by_owners
 from wallwm_jax.optim.freeze import tower_of
+from wallwm_jax.optim.leaf_rules import LeafRule
 from wallwm_jax.optim.matrices import MatrixView, view_of
 from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, in_turn, iteration_flops, orthogonalize
 from wallwm_jax.optim.ownership import Group, Ownership, assign
+from wallwm_jax.optim.placement import AnyMesh, check_owners, leaf_specs
 from wallwm_jax.optim.polynomials import polynomials_of
+from wallwm_jax.optim.rules import Rule, resolve
 
 UPDATE_SCALES = ("width", "rms", "none")
 ITERATIONS = ("direct", "gram", "cheapest")
 NORMS = ("frobenius", "schatten")
+MOST_STEPS = 50
+_CHOICES = {
+    "update_scale": UPDATE_SCALES,
+    "iteration": ITERATIONS,
+    "norm": NORMS,
+    "products": tuple(sorted(SAFE_RESTARTS)),
+}
 BATCH_ELEMENTS: Mapping[str, int] = {"float32": 2**17, "bfloat16": 2**23}
 """Matrices of one shape are orthogonalised together up to this size, by the dtype of the products: more saves no time
 and takes memory. CPUs multiply matrices faster than batches of them; an H200 takes eight of 1024 x 1024 together, in
@@ -70,6 +82,20 @@ class MuonSettings:
     split: tuple[str, ...] = ()
     tower_coefficients: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        for coefficients in (self.coefficients, *self.tower_coefficients.values()):
+            polynomials_of(coefficients, 1)
+        for field, names in _CHOICES.items():
+            if getattr(self, field) not in names:
+                raise InputError(f"muon.{field}", repr(getattr(self, field)), f"one of {names}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MOST_STEPS:
+            raise InputError("muon.steps", self.steps, f"a whole number from 1 to {MOST_STEPS}")
+        if not 0 <= self.momentum < 1:
+            raise InputError("muon.momentum", self.momentum, "0 <= momentum < 1")
+        for field in ("epsilon", "consistent_rms"):
+            if not (0 < getattr(self, field) < math.inf):
+                raise InputError(f"muon.{field}", getattr(self, field), "a positive number")
+
     def restarts(self, m: int, k: int, coefficients: str) -> Sequence[int] | None:
         """What `orthogonalize` is told for matrices of a shape and a set."""
         if self.iteration == "direct":
@@ -93,89 +119,111 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(
-    declarations: Any, settings: MuonSettings | None = None, mesh: Mesh | AbstractMesh | None = None
+    rule: Rule = None,
+    settings: MuonSettings | None = None,
+    mesh: AnyMesh | None = None,
+    *,
+    mu_dtype: DTypeLike | None = None,
+    shardings: Any = None,
+    owners: Collection[str] | None = None,
 ) -> optax.GradientTransformation:
-    """Replaces gradients by orthogonalised momentum; every leaf of the updates must be declared as a matrix.
+    """Replaces gradients by orthogonalised momentum; every leaf of the updates must be a matrix by `rule`.
 
-    `declarations` is a tree of `Declaration` whose paths include those of the updates (leaves that Optax masked away
-    are skipped). `mesh` is the one that `core.mesh.parameter_shardings` has laid the parameters on: its devices share
-    the orthogonalisation, and momentum stays where the parameters are. None: one device does all.
+    Leaves that Optax has masked away are skipped; all other arguments are those of `optim.optimizer.muon`.
 
-    Raises InputError for an update that no matrix declaration covers.
+    Raises:
+        InputError: an update that is no matrix by the rule, and what `resolve` and `leaf_specs` raise.
     """
-    settings = settings or MuonSettings()
-    _check(settings, declarations)
+    check_owners(owners, mesh)
+    chosen = settings or MuonSettings()
+
+    def transformation(tree: Any) -> optax.GradientTransformation:
+        rules = resolve(rule, tree)
+        leaves = named_leaves(tree)
+        specs = {} if mesh is None else leaf_specs(leaves, rules, mesh, shardings)
+        return scale_by_resolved(rules, chosen, mesh, specs=specs, mu_dtype=mu_dtype, owners=owners)
+
+    def update(gradients: Any, state: MuonState, parameters: Any = None) -> tuple[Any, MuonState]:
+        return transformation(gradients).update(gradients, state, parameters)
+
+    return optax.GradientTransformation(lambda parameters: transformation(parameters).init(parameters), update)
+
+
+def scale_by_resolved(
+    rules: Mapping[str, LeafRule],
+    settings: MuonSettings,
+    mesh: AnyMesh | None = None,
+    *,
+    specs: Mapping[str, PartitionSpec],
+    mu_dtype: DTypeLike | None = None,
+    owners: Collection[str] | None = None,
+) -> optax.GradientTransformation:
+    """`scale_by_muon` with a rule and, on a mesh, a partition for every leaf by path."""
+    _check_names(settings, rules)
 
     def init(parameters: Any) -> MuonState:
-        return MuonState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.zeros_like, parameters))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=mu_dtype), parameters)
+        return MuonState(jnp.zeros([], jnp.int32), zeros)
 
     def update(gradients: Any, state: MuonState, parameters: Any = None) -> tuple[Any, MuonState]:
         del parameters
         beta, count = settings.momentum, optax.safe_increment(state.count)
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, gradients)
         direction = _direction(momentum, gradients, count, settings)
-        views = matrix_views(direction, declarations, settings, mesh)
+        direction = jax.tree.map(lambda d, g: d.astype(g.dtype), direction, gradients)
         named = named_leaves(direction)
+        views = _views(named, rules, settings, specs)
         alone = mesh is None or mesh.size == 1
-        done = _alone(named, views, settings) if alone else _shared(named, views, settings, mesh)
+        done = _alone(named, views, settings) if alone else _shared(named, views, settings, mesh, owners)
         updates = jax.tree.unflatten(jax.tree.structure(direction), [done[name] for name in named])
+        momentum = jax.tree.map(lambda new, old: new.astype(old.dtype), momentum, state.momentum)
         return updates, MuonState(count, momentum)
 
     return optax.GradientTransformation(init, update)
 
 
-def _check(settings: MuonSettings, declarations: Any) -> None:
-    """Raises InputError for a name that means nothing."""
-    for coefficients in (settings.coefficients, *settings.tower_coefficients.values()):
-        polynomials_of(coefficients, settings.steps)
-    towers = {tower_of(name) for name in named_leaves(declarations)}
-    if unknown := sorted(set(settings.tower_coefficients) - towers):
+def _check_names(settings: MuonSettings, rules: Mapping[str, LeafRule]) -> None:
+    """Raises InputError for towers and axes of the settings that no leaf has."""
+    towers = {tower_of(name) for name in rules}
+    if rules and (unknown := sorted(set(settings.tower_coefficients) - towers)):
         raise InputError("muon.tower_coefficients", f"towers {unknown}", f"names from {sorted(towers)}")
-    if settings.update_scale not in UPDATE_SCALES:
-        raise InputError("muon.update_scale", repr(settings.update_scale), f"one of {UPDATE_SCALES}")
-    if unknown := [axis for axis in settings.split if axis not in AXES]:
-        raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(AXES)}")
-    if settings.products not in SAFE_RESTARTS:
-        raise InputError("muon.products", repr(settings.products), f"one of {sorted(SAFE_RESTARTS)}")
-    if settings.norm not in NORMS:
-        raise InputError("muon.norm", repr(settings.norm), f"one of {NORMS}")
-    if settings.iteration not in ITERATIONS:
-        raise InputError("muon.iteration", repr(settings.iteration), f"one of {ITERATIONS}")
-
-
-def muon(
-    learning_rate: optax.ScalarOrSchedule,
-    declarations: Any,
-    settings: MuonSettings | None = None,
-    weight_decay: float = 0.0,
-    mesh: Mesh | AbstractMesh | None = None,
-) -> optax.GradientTransformation:
-    """Muon with decoupled weight decay: step = -learning_rate (orthogonalised momentum + weight_decay parameter)."""
-    return optax.chain(
-        scale_by_muon(declarations, settings, mesh),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    axes = {axis for rule in rules.values() for axis in rule.names} | AXES.keys()
+    if unknown := [axis for axis in settings.split if axis not in axes]:
+        raise InputError("muon.split", f"unknown axes {unknown}", f"names from {sorted(axes)}")
 
 
 def matrix_views(
-    tree: Any, declarations: Any, settings: MuonSettings, mesh: Mesh | AbstractMesh | None
+    tree: Any, rule: Rule, settings: MuonSettings, mesh: AnyMesh | None, shardings: Any = None
 ) -> dict[str, MatrixView]:
     """How Muon sees every leaf (arrays or shapes) of a tree, by name; on a mesh, cut as its parameters are.
 
-    Raises InputError for a leaf that no matrix declaration covers.
+    Raises InputError for a leaf that is no matrix by the rule.
     """
-    rules, views = named_leaves(declarations), {}
-    for name, leaf in named_leaves(tree).items():
-        if name not in rules or not rules[name].is_matrix:
-            raise InputError(f"parameter {name}", "no matrix declaration", "'inputs -> outputs' to be given to Muon")
+    leaves, rules = named_leaves(tree), resolve(rule, tree)
+    return _views(leaves, rules, settings, {} if mesh is None else leaf_specs(leaves, rules, mesh, shardings))
+
+
+def _views(
+    leaves: Mapping[str, Any],
+    rules: Mapping[str, LeafRule],
+    settings: MuonSettings,
+    specs: Mapping[str, PartitionSpec],
+) -> dict[str, MatrixView]:
+    views = {}
+    for name, leaf in leaves.items():
+        if not rules[name].is_matrix:
+            raise InputError(f"parameter {name}", "no matrix", "'inputs -> outputs' to be given to Muon")
         coefficients = settings.tower_coefficients.get(tower_of(name), settings.coefficients)
-        views[name] = view_of(rules[name], leaf.shape, coefficients, settings.split, mesh)
+        spec = specs.get(name, PartitionSpec())
+        views[name] = view_of(rules[name], leaf.shape, coefficients, settings.split, spec)
     return views
 
 
 def ownership_of(
-    views: Mapping[str, MatrixView], mesh: Mapping[str, int], settings: MuonSettings
+    views: Mapping[str, MatrixView],
+    mesh: Mapping[str, int],
+    settings: MuonSettings,
+    owners: Collection[str] | None = None,
 ) -> tuple[Ownership, list[list[str]]]:
     """Who orthogonalises what on a mesh (axis name -> size), and the names of the leaves in every share's group."""
     members: dict[tuple, list[str]] = collections.defaultdict(list)
@@ -186,7 +234,7 @@ def ownership_of(
         Group(m, k, cut, count, settings.flops(m, k, coefficients))
         for (m, k, cut, coefficients), count in zip(members, counts, strict=True)
     ]
-    return assign(groups, mesh), list(members.values())
+    return assign(groups, mesh, owners), list(members.values())
 
 
 def _direction(momentum: Any, gradients: Any, count: Array, settings: MuonSettings) -> Any:
@@ -230,10 +278,11 @@ def _shared(
     named: Mapping[str, Array],
     views: Mapping[str, MatrixView],
     settings: MuonSettings,
-    mesh: Mesh | AbstractMesh,
+    mesh: AnyMesh,
+    owners: Collection[str] | None,
 ) -> dict[str, Array]:
     """Every matrix once, on the device of the mesh that owns it."""
-    ownership, members = ownership_of(views, dict(mesh.shape), settings)
+    ownership, members = ownership_of(views, dict(mesh.shape), settings, owners)
 
     def local(blocks: dict[str, Array]) -> dict[str, Array]:
         done = {}

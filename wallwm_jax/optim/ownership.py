@@ -9,7 +9,7 @@ chosen together, the costliest matrix first and always the device with the least
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -51,7 +51,7 @@ class Share:
 
     group: Group
     replicas: tuple[str, ...]
-    """Mesh axes over which every device has the same blocks."""
+    """Mesh axes over which every device has the same blocks, and whose devices share the work."""
     blocks: int
     """Blocks of a matrix, which is the number of owners in a replica."""
     table: Int[np.ndarray, "owner place"]
@@ -97,16 +97,27 @@ class Ownership:
         return places / matrices if matrices else 1.0
 
 
-def assign(groups: Sequence[Group], mesh: Mapping[str, int]) -> Ownership:
-    """Owners for every matrix of every group on a mesh (axis name -> size): a function of its arguments alone."""
+def assign(groups: Sequence[Group], mesh: Mapping[str, int], owners: Collection[str] | None = None) -> Ownership:
+    """Owners for every matrix of every group on a mesh (axis name -> size): a function of its arguments alone.
+
+    Axes that neither cut a group's matrices nor are named in `owners` (None: all are) share no work: devices that
+    differ in their place along these alone do the same.
+    """
     axes = tuple(mesh)
     flops = np.zeros(tuple(mesh.values()), np.int64)
     owned: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for number in sorted(range(len(groups)), key=lambda number: (-groups[number].flops, number)):
         group = groups[number]
-        domain = tuple(axis for axis in axes if axis not in group.cut.stack)
+        domain = _domain(group, axes, owners)
         owned[number] = _place(group, domain, axes, flops)
-    return Ownership(tuple(_share(group, owned[number], mesh) for number, group in enumerate(groups)), flops)
+    shares = (_share(group, owned[number], mesh, owners) for number, group in enumerate(groups))
+    return Ownership(tuple(shares), flops)
+
+
+def _domain(group: Group, axes: Sequence[str], owners: Collection[str] | None) -> tuple[str, ...]:
+    """Mesh axes along which the owners of a group's matrices differ."""
+    chosen = axes if owners is None else {*owners, *group.cut.exchanged}
+    return tuple(axis for axis in axes if axis in chosen and axis not in group.cut.stack)
 
 
 def _place(
@@ -125,8 +136,13 @@ def _place(
     return owned
 
 
-def _share(group: Group, owned: Mapping[tuple[int, ...], list[int]], mesh: Mapping[str, int]) -> Share:
-    domain = tuple(axis for axis in mesh if axis not in group.cut.stack)
+def _share(
+    group: Group,
+    owned: Mapping[tuple[int, ...], list[int]],
+    mesh: Mapping[str, int],
+    owners: Collection[str] | None,
+) -> Share:
+    domain = _domain(group, tuple(mesh), owners)
     replicas = tuple(axis for axis in domain if axis not in group.cut.exchanged)
     order = [domain.index(axis) for axis in (*replicas, *group.cut.exchanged)]
     sizes = [mesh[domain[place]] for place in order]

@@ -234,7 +234,8 @@ class _Trainer:
             look = str(error)
         raise RunError(
             f"stage {run.stage.name}: {self.watch.limit} steps in a row were not finite, the last of them step "
-            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}); {look}"
+            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}, update norm {numbers['update_norm']}); "
+            f"{look}"
         )
 
     def _report(self, number: int, evaluate: bool, last: bool) -> None:
@@ -246,8 +247,9 @@ class _Trainer:
         window, events = jax.device_get(self.window), int(self.state.events)
         elapsed = self._elapsed()
         line = {"step": number, "stage": self.run.stage.name}
-        line |= {name: _mean(window, name) for name in window[0] if name not in ("learning_rate", "tokens")}
-        line["learning_rate"] = float(window[-1]["learning_rate"])
+        rates = [name for name in window[0] if name.startswith("learning_rate")]  # one a group of the optimizer
+        line |= {name: _mean(window, name) for name in window[0] if name not in (*rates, "tokens")}
+        line |= {name: float(window[-1][name]) for name in rates}
         if int(self.state.skipped):
             line["skipped"] = int(self.state.skipped)
         if evaluate:

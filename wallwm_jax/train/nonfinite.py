@@ -28,6 +28,8 @@ from wallwm_jax.train.state import TrainState
 from wallwm_jax.train.step import make_gradients
 
 FOLDER = "not_finite"
+DECISIVE = ("loss", "grad_norm", "update_norm")
+"""The metrics of a step that is skipped if one of them is not finite."""
 LAG = 4
 """Steps that may be under way on the device before the host looks at the oldest of them."""
 
@@ -42,11 +44,11 @@ class SkipWatch:
     def __init__(self, limit: int):
         self.limit, self.in_a_row = limit, 0
         self._lag = min(LAG, limit - 1)
-        self._recent: deque[tuple[Any, Any]] = deque()
+        self._recent: deque[tuple[Any, ...]] = deque()
 
     def add(self, metrics: Mapping[str, Any]) -> bool:
         """Takes the next step's metrics; True if it is the `limit`-th in a row that was skipped."""
-        numbers = metrics["loss"], metrics["grad_norm"]
+        numbers = tuple(metrics[name] for name in DECISIVE)
         for number in numbers:
             number.copy_to_host_async()
         self._recent.append(numbers)

@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     events: Int[Array, ""]
     """Events seen so far."""
     skipped: Int[Array, ""]
-    """Steps that changed nothing because their gradient was not finite."""
+    """Steps that changed nothing because their loss, gradient or update was not finite."""
     parameters: Any
     average: Any
     optimizer_state: Any

@@ -12,6 +12,7 @@ from wallwm_jax.core.rng import stream, substream
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.objectives.portions import Part
 from wallwm_jax.optim import ema, freeze
+from wallwm_jax.optim.builder import learning_rates
 from wallwm_jax.optim.clipping import global_norm
 from wallwm_jax.train.accumulation import summed
 from wallwm_jax.train.faults import Fault
@@ -61,11 +62,12 @@ def make_train_step(
 ) -> Step:
     """`step(state, batch) -> (state, metrics)`: not yet compiled, so that the caller decides donation and sharding.
 
-    Frozen towers come out as the arrays that went in. A step whose loss or gradient norm is not finite changes nothing
-    but the counters. Only with a `fault` does the program hold one.
+    Frozen towers come out as the arrays that went in. A step whose loss, gradient norm or update norm is not finite
+    changes nothing but the counters. The metrics have the learning rate of every group of the optimizer. Only with a
+    `fault` does the program hold one.
     """
     gradients_of = make_gradients(model, stage, settings, seed)
-    rate = settings.optimizer.schedule_of(settings.optimizer.learning_rate)
+    rates = learning_rates(settings.optimizer)
 
     def step(state: TrainState, batch: TrainingBatch) -> tuple[TrainState, dict[str, Array]]:
         trained, frozen = freeze.split(state.parameters, stage.trains)
@@ -73,11 +75,12 @@ def make_train_step(
         if fault is not None:
             gradients = fault.corrupt(gradients, state.step + 1)
         norm = global_norm(gradients)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         before = state.optimizer_state
         if settings.run.offload_optimizer:  # where a step's results are to lie, the caller says
             before = jax.device_put(before, jax.memory.Space.Device)
         updates, optimizer_state = optimizer.update(gradients, before, trained)
+        update_norm = global_norm(updates)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(update_norm)
         moved = optax.apply_updates(trained, updates)
         average = ema.update(state.average, moved, ema.decay_at(state.step, settings.run.ema_decay))
         moved, average, optimizer_state = jax.tree.map(
@@ -87,7 +90,8 @@ def make_train_step(
         )
         events = state.events + metrics.pop("events").astype(jnp.int32)
         skipped = state.skipped + 1 - finite.astype(jnp.int32)
-        metrics |= {"loss": loss, "grad_norm": norm, "learning_rate": rate(state.step)}
+        metrics |= {"loss": loss, "grad_norm": norm, "update_norm": update_norm}
+        metrics |= {name: jnp.asarray(rate(state.step), jnp.float32) for name, rate in rates.items()}
         parameters = freeze.merge(moved, frozen)
         return TrainState(state.step + 1, events, skipped, parameters, average, optimizer_state), metrics
 
