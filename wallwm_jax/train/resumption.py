@@ -53,9 +53,9 @@ def check_changes(accept: Collection[str]) -> None:
 
 
 def data_sources(curated: pathlib.Path, stage: Stage) -> dict[str, str]:
-    """SHA-256 of what a stage is trained on in a curated dataset, by file name: the numbers of all episodes and the files
-    that its batches are drawn from; under "frames" one digest of all decoded frames. See `data.digests` for what it
-    costs."""
+    """SHA-256 of what a stage is trained on in a curated dataset, by file name: the numbers of all episodes and the
+    files that its batches are drawn from; under "frames" one digest of all decoded frames. See `data.digests` for what
+    it costs."""
     present = [name for name in (NUMBERS, *stage.batches.sources) if (curated / name).is_file()]
     frames = frame_names(curated)
     found = file_digests(curated, [*present, *frames], save=jax.process_index() == 0)
