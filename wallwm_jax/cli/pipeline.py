@@ -32,6 +32,13 @@ class RunFolder(NamedTuple):
         return self.workdir / "seconds.json"
 
 
+class Trained(NamedTuple):
+    """Whether a stage has come to its end, and the signal that asked it to stop, if one did."""
+
+    finished: bool
+    signal: str | None
+
+
 def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolder:
     """Loads the config and checks all of it that can be checked before anything is read or compiled.
 
@@ -65,8 +72,8 @@ def open_run(specification: str, overrides: list[str], workdir: str) -> RunFolde
     return RunFolder(config, pathlib.Path(workdir))
 
 
-def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> None:
-    """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop.
+def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> bool:
+    """The whole path, each part only if it has not been done; False if it was asked to stop before its end.
 
     Several processes train together on what one has curated before, `accept` and `patience` as in `train`; they record,
     curate and evaluate nothing. Raises InputError if nothing has been curated for them.
@@ -81,12 +88,20 @@ def run(specification: str, overrides: list[str], workdir: str, accept: Sequence
     elif not folder.curated.exists():
         raise InputError(str(folder.curated), "nothing", "a curated dataset: `wallwm curate`, before several processes")
     for stage in folder.config.recipe:
-        if not train(folder, stage, accept, None, patience):
-            return
+        trained = train(folder, stage, accept, None, patience)
+        if not trained.finished:
+            return False
+        if trained.signal:
+            text = (
+                f"asked to stop ({trained.signal}): the same command goes on after the stage that has just been trained"
+            )
+            Console().print(text, soft_wrap=True)
+            return False
     if jax.process_count() == 1:
         evaluate(folder)
     elif jax.process_index() == 0:
         Console().print("all stages are trained; the same command in one process evaluates", soft_wrap=True)
+    return True
 
 
 def record(folder: RunFolder) -> None:
@@ -114,8 +129,8 @@ def curate(folder: RunFolder) -> None:
         Console().print(f"rejected {rejection}", soft_wrap=True)
 
 
-def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | None, patience: float) -> bool:
-    """Trains stage `number`, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its end.
+def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | None, patience: float) -> Trained:
+    """Trains stage `number`, or goes on with it, until its end or until SIGTERM or SIGINT asks it to stop.
 
     `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
     Several processes wait `patience` seconds for the one that prepares the stage's windows, and for each other before
@@ -149,9 +164,10 @@ def train(folder: RunFolder, number: int, accept: Sequence[str], inject: str | N
             trained = train_stage(folder.config, stage.name, folder.curated, folder.workdir, **options)
     step, steps = int(trained.state.step), folder.config.stages[stage.name].steps
     if step < steps:
-        text = f"asked to stop ({stop.received}): stage {stage.name} is saved at step {step} of {steps}"
+        who = stop.received or "another process was"
+        text = f"asked to stop ({who}): stage {stage.name} is saved at step {step} of {steps}"
         Console().print(f"{text}; the same command goes on from there", soft_wrap=True)
-    return step >= steps
+    return Trained(step >= steps, stop.received)
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
