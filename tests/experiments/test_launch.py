@@ -24,13 +24,14 @@ case "$*" in
 *--command=*) cd "$HOME" && for last; do :; done && exec bash -c "${last#--command=}" ;;
 esac
 """
+GIT = "#!/usr/bin/env bash\n"
 XPK = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" >"$HOME/arguments"\n'
 
 
 @pytest.fixture
 def launch(tmp_path):
     """`launch(recipe, environment, codes of process 0, ...)`: (exit code, starts of each process)."""
-    programs = {"wallwm/.venv/bin/wallwm": TRAIN, "bin/ssh": SSH, "bin/gcloud": GCLOUD, "bin/xpk": XPK}
+    programs = {"wallwm/.venv/bin/wallwm": TRAIN, "bin/ssh": SSH, "bin/gcloud": GCLOUD, "bin/xpk": XPK, "bin/git": GIT}
     for name, text in programs.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
