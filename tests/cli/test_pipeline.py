@@ -280,22 +280,26 @@ def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
 
 
 def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, capsys, monkeypatch):
-    """SIGTERM in the first stage: the command says where it was saved and leaves with code 0, without the second stage
-    and without a report; the handler from before is back."""
+    """SIGTERM in the first stage: the command says where it was saved and leaves with code 75, which no job manager
+    takes for done, without the second stage and without a report, also if the signal came with the stage's last step;
+    the handler from before is back."""
     workdir, trained, before = tmp_path / "run", [], signal.getsignal(signal.SIGTERM)
+    steps = [2, 3, 2]
 
     def train_stage(config, name, curated, workdir, *, stop, **options):
         trained.append(name)
         stop.leave_at_once = False
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == "SIGTERM"
-        count = jnp.asarray(2, jnp.int32)
+        count = jnp.asarray(steps[len(trained) - 1], jnp.int32)
         return loop.StageResult(TrainState(count, count, count, {}, {}, {}), workdir / name)
 
     monkeypatch.setattr(loop, "train_stage", train_stage)
-    assert main(arguments("run", dataset, workdir)) == 0
-    assert trained == ["video"] and not (workdir / "report.html").exists()
-    assert "asked to stop (SIGTERM): stage video is saved at step 2 of 3" in capsys.readouterr().out
+    for text in ("stage video is saved at step 2 of 3", "the same command goes on after the stage"):
+        assert main(arguments("run", dataset, workdir)) == 75
+        assert f"asked to stop (SIGTERM): {text}" in capsys.readouterr().out
+    assert trained == ["video", "video"] and not (workdir / "report.html").exists()
+    assert main([*arguments("train", dataset, workdir), "--stage", "1"]) == 75
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -304,7 +308,9 @@ def test_several_processes_evaluate_nothing(dataset, tmp_path, capsys, monkeypat
     workdir, trained = tmp_path / "run", []
     (workdir / "curated").mkdir(parents=True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(pipeline, "train", lambda folder, stage, *options: trained.append(stage) or True)
+    monkeypatch.setattr(
+        pipeline, "train", lambda folder, stage, *options: trained.append(stage) or pipeline.Trained(True, None)
+    )
     assert main(arguments("run", dataset, workdir, RECIPE)) == 0
     assert trained == ["video", "action", "backbone", "conditioner", "staircase", "adaptation"]
     assert "the same command in one process evaluates" in capsys.readouterr().out

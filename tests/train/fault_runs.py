@@ -25,7 +25,7 @@ from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.fit import fit
 from wallwm_jax.train.progress import PlainReporter
 from wallwm_jax.train.run import StageData
-from wallwm_jax.train.stop import StopSignals
+from wallwm_jax.train.stop import UNFINISHED, StopSignals
 
 STEP = 7
 """Where things happen that are no `Fault`."""
@@ -77,8 +77,8 @@ def stop_while_tracing(*arguments):
 HAPPENINGS = {"SIGTERM": ask_to_stop, "full disk": full_disk}
 
 
-def train(request) -> None:
-    """One run; prints the digest of the state it ends with."""
+def train(request) -> int:
+    """One run; prints the digest of the state it ends with and returns the exit code."""
     happening = request.get("happening")
     data = toy_data()
     if happening in HAPPENINGS:
@@ -92,6 +92,7 @@ def train(request) -> None:
     with StopSignals() as stop:
         state = fit(run, toy_start(), data, PlainReporter(), stop)
     print(f"step {int(state.step)} digest {digest(state)}", flush=True)
+    return 0 if int(state.step) == run.settings.run.steps else UNFINISHED
 
 
 def child(request, output: int) -> None:
@@ -100,8 +101,7 @@ def child(request, output: int) -> None:
     os.dup2(output, 2)
     code = 3
     try:
-        train(request)
-        code = 0
+        code = train(request)
     except (InputError, RunError) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         code = 2 if isinstance(error, InputError) else 1

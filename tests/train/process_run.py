@@ -1,12 +1,15 @@
 """Run as a script, once for each process of one run of the toy: number, count, port, folder, the process that is
-asked to stop (-1 for none), and the mesh. First it draws a parameter into shards over all processes. Prints the step
-that the process has left after, and a digest of the learned bias."""
+asked to stop (-1 for none), the mesh, and settings of the stage as JSON. First it draws a parameter into shards over
+all processes. Prints the step that the process has left after, and the learned bias; the one that was asked to stop
+prints before that how many seconds it took to leave."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -42,7 +45,7 @@ def check_own_shards() -> None:
         np.testing.assert_array_equal(shard.data, np.asarray(whole)[shard.index])
 
 
-def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_name: str) -> None:
+def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_name: str, settings: str) -> None:
     if count > 1:
         join(ProcessGroup(f"127.0.0.1:{port}", count, number, 120.0), {"seed": "0"})
     mesh = make_mesh(mesh_name)
@@ -52,21 +55,28 @@ def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_
     def own_rows(seed: int):
         return jax.tree.map(lambda rows: rows[own], random_batch(seed, rows=ROWS))
 
+    asked = []
+
     def batches(first: int):
-        for step in range(first, 100):
+        for step in range(first, 1000):
+            if asked and "log_every" in settings:
+                time.sleep(0.1)  # a run that would last for minutes more
             if step == 7 and number == stopped:
+                asked.append(time.monotonic())
                 os.kill(os.getpid(), signal.SIGTERM)
             yield own_rows(100 + step)
 
     check_own_shards()
     if number:
         training.MetricsFile = None  # opened by several at once, the file would lose lines
-    run = dataclasses.replace(toy_run(pathlib.Path(directory)), mesh=mesh)
+    run = dataclasses.replace(toy_run(pathlib.Path(directory), **json.loads(settings)), mesh=mesh)
     with StopSignals() as stop:
         state = training.fit(run, toy_start(), StageData(batches, (own_rows(99),)), PlainReporter(), stop)
+    if asked:
+        print(f"left {time.monotonic() - asked[0]:.1f} seconds after the signal")
     bias = np.asarray(state.parameters["linear"]["bias"].addressable_data(0))
     print(f"left after step {int(state.step)} with {bias.tobytes().hex()}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), *sys.argv[6:])

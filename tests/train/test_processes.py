@@ -1,7 +1,9 @@
 """Several processes of one run: they learn what one learns, stop together, and any number of them goes on."""
 
+import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -14,20 +16,23 @@ from wallwm_jax.train.metrics import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _train(directory, count, stopped=-1, mesh="host"):
-    """The last lines of output of `count` processes."""
+def _train(directory, count, stopped=-1, mesh="host", **settings):
+    """The outputs of `count` processes, as lines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     script = [sys.executable, str(ROOT / "tests/train/process_run.py")]
-    commands = [[*script, str(n), str(count), port, str(directory), str(stopped), mesh] for n in range(count)]
+    commands = [
+        [*script, str(n), str(count), port, str(directory), str(stopped), mesh, json.dumps(settings)]
+        for n in range(count)
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
     processes = [subprocess.Popen(command, **pipes) for command in commands]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     wrong = [line for output in outputs for line in output.splitlines() if "rror" in line]
     assert [process.returncode for process in processes] == [0] * count, "\n".join(wrong)
-    return [output.splitlines()[-1] for output in outputs]
+    return [output.splitlines() for output in outputs]
 
 
 def _losses(directory):
@@ -41,11 +46,22 @@ def test_one_two_and_four_processes_learn_the_same(tmp_path):
     stop together after one step, and four go on from there to what the others have learned, two and two of them with
     the same rows."""
     expected = [_train(tmp_path / str(count), count) for count in (1, 2)]
-    assert all("left after step 12 " in line for lines in expected for line in lines)
+    assert all("left after step 12 " in line for outputs in expected for *_, line in outputs)
     first, second = _train(tmp_path / "run", 2, stopped=1)
-    assert first == second and committed_steps(tmp_path / "run" / "checkpoints")[-1] < 12
-    assert all("left after step 12 " in line for line in _train(tmp_path / "run", 4, mesh="long_rows"))
+    assert first[-1] == second[-1] and committed_steps(tmp_path / "run" / "checkpoints")[-1] < 12
+    assert all("left after step 12 " in line for *_, line in _train(tmp_path / "run", 4, mesh="long_rows"))
     one, two, four = (_losses(tmp_path / name) for name in ("1", "2", "run"))
     assert len(one) == len(two) == len(four) > 3
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
+
+
+def test_processes_stop_within_ten_seconds_of_a_signal(tmp_path):
+    """Long before the next line of metrics, evaluation or save is due, which is when a run reads its devices' numbers
+    anyway: both leave after the same step, with everything saved."""
+    rare = dict.fromkeys(("log_every", "eval_every", "checkpoint_every"), 900)
+    first, second = _train(tmp_path, 2, stopped=1, steps=950, **rare)
+    step = int(re.search(r"left after step (\d+) ", first[-1])[1])
+    assert first[-1] == second[-1] and 5 <= step < 200
+    assert float(re.search(r"left ([\d.]+) seconds after the signal", second[-2])[1]) < 10
+    assert committed_steps(tmp_path / "checkpoints") == [step]

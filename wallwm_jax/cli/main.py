@@ -115,11 +115,13 @@ def _add_plan_command(commands: argparse._SubParsersAction) -> None:
 # Each command imports what it needs when it runs: `wallwm --help` must not wait for jax.
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from wallwm_jax.cli import pipeline
+    from wallwm_jax.train.stop import UNFINISHED
 
     _join(options)
-    pipeline.run(options.config, options.set, options.workdir, options.accept_change, options.patience)
+    arguments = options.config, options.set, options.workdir, options.accept_change, options.patience
+    return 0 if pipeline.run(*arguments) else UNFINISHED
 
 
 def _join(options: argparse.Namespace) -> None:
@@ -138,12 +140,14 @@ def _curate(options: argparse.Namespace) -> None:
     pipeline.curate(pipeline.open_run(options.config, options.set, options.workdir))
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     from wallwm_jax.cli import pipeline
+    from wallwm_jax.train.stop import UNFINISHED
 
     _join(options)
     folder = pipeline.open_run(options.config, options.set, options.workdir)
-    pipeline.train(folder, options.stage, options.accept_change, options.inject, options.patience)
+    trained = pipeline.train(folder, options.stage, options.accept_change, options.inject, options.patience)
+    return 0 if trained.finished else UNFINISHED
 
 
 def _evaluate(options: argparse.Namespace) -> None:

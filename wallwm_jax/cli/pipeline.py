@@ -37,6 +37,13 @@ class RunFolder(NamedTuple):
         return self.workdir / "seconds.json"
 
 
+class Trained(NamedTuple):
+    """Whether a stage has come to its end, and the signal that asked it to stop, if one did."""
+
+    finished: bool
+    signal: str | None
+
+
 def open_run(specification: str, overrides: list[str], workdir: str, families: Families = FAMILIES) -> RunFolder:
     """Loads the config and checks all of it that can be checked before anything is read or compiled.
 
@@ -72,8 +79,8 @@ def _is_described(stage: Stage, config: ml_collections.ConfigDict) -> bool:
     return stage.name in config.stages and all(name in config for name in stage.sections)
 
 
-def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> None:
-    """The whole path, each part only if it has not been done; it ends early after a stage that was asked to stop.
+def run(specification: str, overrides: list[str], workdir: str, accept: Sequence[str], patience: float) -> bool:
+    """The whole path, each part only if it has not been done; False if it was asked to stop before its end.
 
     Several processes train together on what one has curated before, `accept` and `patience` as in `train`; they record,
     curate and evaluate nothing. Raises InputError if nothing has been curated for them.
@@ -88,14 +95,20 @@ def run(specification: str, overrides: list[str], workdir: str, accept: Sequence
     elif not folder.curated.exists():
         raise InputError(str(folder.curated), "nothing", "a curated dataset: `wallwm curate`, before several processes")
     for stage in recipe_of(folder.config, folder.families):
-        if not train(folder, stage.name, accept, None, patience):
-            return
+        trained = train(folder, stage.name, accept, None, patience)
+        if not trained.finished:
+            return False
+        if trained.signal:
+            text = f"asked to stop ({trained.signal}): the same command goes on after stage {stage.name}"
+            Console().print(text, soft_wrap=True)
+            return False
     if "evaluate" not in folder.config:
         Console().print("all stages are trained; nothing is evaluated: the config has no section 'evaluate'")
     elif jax.process_count() == 1:
         evaluate(folder)
     elif jax.process_index() == 0:
         Console().print("all stages are trained; the same command in one process evaluates", soft_wrap=True)
+    return True
 
 
 def record(folder: RunFolder) -> None:
@@ -123,9 +136,9 @@ def curate(folder: RunFolder) -> None:
         Console().print(f"rejected {rejection}", soft_wrap=True)
 
 
-def train(folder: RunFolder, choice: str | int, accept: Sequence[str], inject: str | None, patience: float) -> bool:
-    """Trains the stage of a name or number, or goes on with it; False if SIGTERM or SIGINT asked it to stop before its
-    end.
+def train(folder: RunFolder, choice: str | int, accept: Sequence[str], inject: str | None, patience: float) -> Trained:
+    """Trains the stage of a name or number, or goes on with it, until its end or until SIGTERM or SIGINT asks it to
+    stop.
 
     `accept` names what may have changed since it was interrupted, and `inject` a fault on purpose (`Fault.parse`).
     Several processes wait `patience` seconds for the one that prepares the stage's batches, and for each other before
@@ -157,9 +170,10 @@ def train(folder: RunFolder, choice: str | int, accept: Sequence[str], inject: s
             trained = train_stage(folder.config, stage.name, folder.curated, folder.workdir, **options)
     step, steps = int(trained.state.step), folder.config.stages[stage.name].steps
     if step < steps:
-        text = f"asked to stop ({stop.received}): stage {stage.name} is saved at step {step} of {steps}"
+        who = stop.received or "another process was"
+        text = f"asked to stop ({who}): stage {stage.name} is saved at step {step} of {steps}"
         Console().print(f"{text}; the same command goes on from there", soft_wrap=True)
-    return step >= steps
+    return Trained(step >= steps, stop.received)
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:

@@ -111,6 +111,27 @@ def wait_for_all(name: str, patience: float = PATIENCE) -> None:
         raise RunError(text) from error
 
 
+class MessageBoard:
+    """Short texts that the processes of a run leave for each other, kept by process 0's coordinator."""
+
+    def __init__(self):
+        self.index, self.count, self._client = jax.process_index(), jax.process_count(), _client()
+
+    def write(self, name: str, text: str) -> None:
+        """Leaves a text under a name such as "folder/name"; a name that is taken is an error of JAX's."""
+        self._client.key_value_set(name, text)
+
+    def read(self, folder: str) -> dict[str, str]:
+        """All texts that were left under `<folder>/...`, by the rest of their names."""
+        found = self._client.key_value_dir_get(f"{folder}/")
+        return {name.partition(f"{folder}/")[2]: text for name, text in found}
+
+
+def message_board() -> MessageBoard | None:
+    """The board of a run of several processes; None for one that is alone."""
+    return MessageBoard() if jax.process_count() > 1 else None
+
+
 def agree(fingerprint: Mapping[str, str], patience: float = PATIENCE) -> None:
     """Returns when all processes, which have found each other, have the fingerprint of process 0; raises RunError in
     all of them, naming the first that differs and in what, or that has not said its own within `patience` seconds."""

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from wallwm_jax.core.errors import RunError
 from wallwm_jax.core.mesh import batch_sharding
-from wallwm_jax.core.processes import wait_for_all
+from wallwm_jax.core.processes import message_board, wait_for_all
 from wallwm_jax.core.rng import stream
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
+from wallwm_jax.train.agreement import StopAgreement
 from wallwm_jax.train.assignment import announce_assignment
 from wallwm_jax.train.checkpoint import KEEP, CheckpointStore, check_all_committed, check_space
 from wallwm_jax.train.goodput import Goodput
@@ -37,7 +37,8 @@ from wallwm_jax.train.stop import StopSignals
 
 def fit(run: Run, initial: Start, data: StageData, reporter: Reporter, stop: StopSignals | None = None) -> TrainState:
     """Trains to `settings.run.steps`, going on from the newest checkpoint in the run's directory if there is one. Once
-    `stop` has received a signal it finishes the step under way, saves, and returns the state of that step.
+    `stop` has received a signal it finishes the step under way, saves, and returns the state of that step; of several
+    processes all do, after the same step, as soon as one of them has received it (`agreement`).
 
     Raises:
         InputError: the checkpoint belongs to another architecture or is damaged; another run writes into the directory;
@@ -130,8 +131,10 @@ class _Trainer:
         batches = self.data.train(self.start)
         if self.run.fault is not None:
             batches = self.run.fault.among(batches, self.start)
-        with Prefetcher(batches, self.sharding) as prefetched:
-            while self.number < steps and not self._asked_to_stop():
+        name = f"wallwm_stop/{self.run.stage.name}/{self.start}"
+        agreement = StopAgreement(self._asked_to_stop, message_board(), name, self.start, self.run.patience)
+        with Prefetcher(batches, self.sharding) as prefetched, agreement:
+            while not agreement.leaves(self.number) and self.number < steps:
                 batch = self._next(prefetched)
                 if batch is not None:
                     self._advance(batch)
@@ -161,14 +164,7 @@ class _Trainer:
             raise
 
     def _asked_to_stop(self) -> bool:
-        """Whether a signal has reached a process of the run. All must leave after the same step: several agree where a
-        line is due, when they wait for the device anyway."""
-        asked = self.stop.received is not None
-        if jax.process_count() == 1:
-            return asked
-        if self.number % self.run.settings.run.log_every:
-            return False
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(asked))))
+        return self.stop.received is not None
 
     def _advance(self, batch: Any) -> None:
         """One step, and whatever is due after it."""

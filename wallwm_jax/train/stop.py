@@ -5,14 +5,17 @@ import signal
 import threading
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+UNFINISHED = 75
+"""The exit code of a run that was asked to stop before its end: EX_TEMPFAIL of sysexits.h, "try again later". The same
+command goes on from there; a job manager must not take the job for done."""
 
 
 class StopSignals:
     """A context manager, for the main thread: inside it the first of the signals is noted in `received` (its name) and
     left to the training to act on; a second one does what it did before.
 
-    Until a training sets `leave_at_once` to False it has nothing to save, and the process leaves with code 0 as soon as
-    the signal arrives: XLA may be compiling, for minutes, and cannot be interrupted.
+    Until a training sets `leave_at_once` to False it has nothing to save, and the process leaves with code `UNFINISHED`
+    as soon as the signal arrives: XLA may be compiling, for minutes, and cannot be interrupted.
     """
 
     def __init__(self):
@@ -46,9 +49,9 @@ class StopSignals:
 
     def _watch(self) -> None:
         while number := os.read(self._reading, 1):
-            if number[0] in SIGNALS and self.leave_at_once:
-                print(
-                    f"asked to stop ({signal.Signals(number[0]).name}) before the first step: nothing to save",
-                    flush=True,
-                )
-                os._exit(0)
+            if number[0] not in SIGNALS:
+                continue
+            self.received = self.received or signal.Signals(number[0]).name
+            if self.leave_at_once:
+                print(f"asked to stop ({self.received}) before the first step: nothing to save", flush=True)
+                os._exit(UNFINISHED)
