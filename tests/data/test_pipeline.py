@@ -52,7 +52,10 @@ def test_processes_load_slices_of_the_single_process_batch(curated, processes):
     ]
     for step in (0, POOL_BATCHES + 3):
         together = EventBatch(
-            *(np.concatenate(parts) for parts in zip(*(share[step] for share in shares), strict=True))
+            *(
+                parts[0] if parts[0] is None else np.concatenate(parts)
+                for parts in zip(*(share[step] for share in shares), strict=True)
+            )
         )
         assert_same(together, single[step])
 

@@ -34,4 +34,7 @@ def test_shapes_and_dtypes_are_those_of_a_batch(name, make):
     found = abstract_batch(stage_of(name), config, variant("micro"), VIEWS, None)
     for field, expected in make(0, rows=3)._asdict().items():
         leaf = getattr(found, field)
+        if expected is None:  # latents are encoded in the step
+            assert leaf is None, field
+            continue
         assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype), field

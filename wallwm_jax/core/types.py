@@ -103,7 +103,8 @@ class EventBatch(NamedTuple):
     position 0, and holds the keyframe R times; in an observation-centred one M slots of history stand before it.
     """
 
-    frames: UInt8[np.ndarray, "B F R V H W 3"]
+    frames: UInt8[np.ndarray, "B F R V H W 3"] | None
+    """None in a batch that was built from latents alone."""
     frame_segment_ids: Int[np.ndarray, "B F"]
     frame_positions: Int[np.ndarray, "B F"]
     """The latent frame's index in its window, from 0."""
@@ -153,7 +154,9 @@ class EventBatch(NamedTuple):
     truncated: Bool[np.ndarray, "B S"]
     """Whether the event was longer than `max_latent_frames` allows."""
     event_rows: Int[np.ndarray, "B S"]
-    """Row of the event index that filled the segment; -1 where the segment is empty."""
+    """Row of the event index that filled the segment; -1 where the segment is empty or comes from no index."""
+    latents: Float[np.ndarray, "B F V h w C"] | None = None
+    """What the model's codec would make of `frames`, where somebody has encoded them already; None: encode `frames`."""
 
 
 class PlanBatch(NamedTuple):

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Int
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import ARMS, POSITION, UNIFIED_DIMENSION, EventBatch
+from wallwm_jax.core.types import ARMS, POSITION, EventBatch
 from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.data.event_batch import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.sampling import Draw, EventSampler
-from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
+from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.windows import Window, frame_indices, make_window, observed_indices
 
 POOL_BATCHES = 64
@@ -88,14 +89,15 @@ def observation_batch(
 
 def pack(curated: CuratedDataset, rows: Sequence[Sequence[Window]], settings: LoaderSettings) -> EventBatch:
     """The arrays of rows of windows: [B, F, ...], [B, A, ...] and [B, S, ...] as `EventBatch` says."""
-    batch = empty_batch(curated, len(rows), settings)
+    batch = empty_batch(batch_shape(curated, len(rows), settings))
     for number, windows in enumerate(rows):
-        slot = action = 0
+        slot = step = 0
         for segment, window in enumerate(windows):
-            _write_video(batch, number, segment, slot, window, curated, settings)
-            _write_actions(batch, number, segment, action, window, curated, settings)
+            place = Place(number, segment, slot, step)
+            _write_video(batch, place, window, curated, settings)
+            _write_actions(batch, place, window, curated, settings)
             slot += window.slots
-            action += window.action_steps(settings)
+            step += window.action_steps(settings)
     return batch
 
 
@@ -122,63 +124,23 @@ def event_batch(
     return pack(curated, [[window] for window in windows], shape)
 
 
-def empty_batch(curated: CuratedDataset, rows: int, settings: LoaderSettings) -> EventBatch:
-    """A batch of padding only. Unused cameras are identity matrices, which stay invertible."""
-    (height, width), views = curated.image_shape, len(curated.views)
-    slots, actions, segments = settings.row_frames, settings.row_actions, settings.segments
-    cells = (-(-height // settings.spatial_compression), -(-width // settings.spatial_compression))
-    eye = [np.broadcast_to(np.eye(n, dtype=np.float32), (rows, slots, views, n, n)).copy() for n in (3, 4)]
-
-    def integers(*shape: int) -> np.ndarray:
-        return np.zeros((rows, *shape), np.int32)
-
-    def numbers(*shape: int) -> np.ndarray:
-        return np.zeros((rows, *shape), np.float32)
-
-    def masks(*shape: int) -> np.ndarray:
-        return np.zeros((rows, *shape), bool)
-
-    return EventBatch(
-        frames=np.zeros((rows, slots, FRAMES_PER_LATENT, views, height, width, 3), np.uint8),
-        frame_segment_ids=integers(slots),
-        frame_positions=integers(slots),
-        frame_times=numbers(slots),
-        frame_mask=masks(slots),
-        observed_mask=masks(slots),
-        view_mask=masks(slots, views),
-        border_mask=masks(slots, views, *cells),
-        intrinsics=eye[0],
-        extrinsics=eye[1],
-        camera_mask=masks(slots, views),
-        effectors=numbers(slots, FRAMES_PER_LATENT, len(ARMS), 3),
-        effector_mask=masks(slots, FRAMES_PER_LATENT, len(ARMS)),
-        actions=numbers(actions, UNIFIED_DIMENSION),
-        action_segment_ids=integers(actions),
-        action_positions=integers(actions),
-        action_frames=integers(actions),
-        action_times=numbers(actions),
-        action_mask=masks(actions),
-        dof_mask=masks(segments, UNIFIED_DIMENSION),
-        state=numbers(segments, UNIFIED_DIMENSION),
-        text=integers(segments, settings.batch_text_length),
-        text_mask=masks(segments, settings.batch_text_length),
-        told_event=masks(segments),
-        segment_mask=masks(segments),
-        anchor_positions=integers(segments),
-        event_steps=integers(segments),
-        truncated=masks(segments),
-        event_rows=integers(segments) - 1,
+def batch_shape(curated: CuratedDataset, rows: int, settings: LoaderSettings) -> BatchShape:
+    """Sizes of the batches that the settings make of a dataset."""
+    height, width = curated.image_shape
+    return BatchShape(
+        rows=rows,
+        slots=settings.row_frames,
+        actions=settings.row_actions,
+        segments=settings.segments,
+        views=len(curated.views),
+        text_length=settings.batch_text_length,
+        cells=(-(-height // settings.spatial_compression), -(-width // settings.spatial_compression)),
+        picture=(height, width),
     )
 
 
 def _write_video(
-    batch: EventBatch,
-    row: int,
-    segment: int,
-    slot: int,
-    window: Window,
-    curated: CuratedDataset,
-    settings: LoaderSettings,
+    batch: EventBatch, place: Place, window: Window, curated: CuratedDataset, settings: LoaderSettings
 ) -> None:
     frames = curated.frame_map(window.episode)
     sources, real = observed_indices(window, settings)
@@ -187,58 +149,45 @@ def _write_video(
     real = np.append(real, np.arange(len(future)) * settings.steps_per_latent < window.steps)
     # The real slots are neighbours: what is missing is missing at the ends.
     positions = np.flatnonzero(real)
-    sources, place = sources[positions], (row, slice(slot + positions[0], slot + positions[-1] + 1))
-    target = batch.frames[place]
+    index = write_slots(batch, place, positions, window.history, _clock(curated, settings))
+    sources, target = sources[positions], batch.frames[index]
     np.take(frames, sources.reshape(-1), axis=0, mode="clip", out=target.reshape(-1, *target.shape[2:]))
-    batch.frame_segment_ids[place] = segment + 1
-    batch.frame_positions[place] = positions
-    seconds = (positions - window.history) * settings.steps_per_latent / curated.embodiment.control_hz
-    batch.frame_times[place] = seconds
-    batch.frame_mask[place] = True
-    batch.observed_mask[place] = positions <= window.history
-    batch.view_mask[place] = True
-    batch.border_mask[place] = _visible_cells(curated, window.episode, batch.border_mask.shape[-2:], settings)
+    batch.view_mask[index] = True
+    batch.border_mask[index] = _visible_cells(curated, window.episode, batch.border_mask.shape[-2:], settings)
     cameras = curated.cameras(window.episode)
-    batch.intrinsics[place] = cameras.intrinsics[sources[:, -1]]
-    batch.extrinsics[place] = cameras.extrinsics[sources[:, -1]]
-    batch.camera_mask[place] = cameras.known
+    batch.intrinsics[index] = cameras.intrinsics[sources[:, -1]]
+    batch.extrinsics[index] = cameras.extrinsics[sources[:, -1]]
+    batch.camera_mask[index] = cameras.known
     state = curated.state(window.episode)
     poses = state[np.minimum(sources, len(state) - 1)]
     for arm, part in enumerate(ARMS):
         known = curated.embodiment.dof_mask[part][POSITION].all()
-        batch.effectors[place][..., arm, :] = poses[..., part][..., POSITION] if known else 0.0
-        batch.effector_mask[place][..., arm] = known
+        batch.effectors[index][..., arm, :] = poses[..., part][..., POSITION] if known else 0.0
+        batch.effector_mask[index][..., arm] = known
 
 
 def _write_actions(
-    batch: EventBatch,
-    row: int,
-    segment: int,
-    action: int,
-    window: Window,
-    curated: CuratedDataset,
-    settings: LoaderSettings,
+    batch: EventBatch, place: Place, window: Window, curated: CuratedDataset, settings: LoaderSettings
 ) -> None:
-    steps, embodiment = window.action_steps(settings), curated.embodiment
-    place = (row, slice(action, action + steps))
+    steps, embodiment, event = window.action_steps(settings), curated.embodiment, (place.row, place.segment)
+    index = write_steps(batch, place, steps, window.history, _clock(curated, settings))
     anchor_state = curated.state(window.episode)[window.anchor]
     targets = curated.action(window.episode)[window.anchor : window.anchor + steps]
-    batch.actions[place] = embodiment.encode(anchor_state, targets, curated.statistics)
-    batch.action_segment_ids[place] = segment + 1
-    batch.action_positions[place] = np.arange(steps)
-    batch.action_frames[place] = window.history + np.arange(steps) // settings.steps_per_latent + 1
-    batch.action_times[place] = np.arange(1, steps + 1) / embodiment.control_hz
-    batch.action_mask[place] = True
-    batch.dof_mask[row, segment] = embodiment.dof_mask
-    batch.state[row, segment] = embodiment.encode_state(anchor_state, curated.statistics)
+    batch.actions[index] = embodiment.encode(anchor_state, targets, curated.statistics)
+    batch.dof_mask[event] = embodiment.dof_mask
+    batch.state[event] = embodiment.encode_state(anchor_state, curated.statistics)
     tokens, known = curated.caption_tokens(window.row, settings.batch_text_length)
-    batch.text[row, segment], batch.text_mask[row, segment] = tokens, known
-    batch.told_event[row, segment] = window.told_event
-    batch.segment_mask[row, segment] = True
-    batch.anchor_positions[row, segment] = window.history
-    batch.event_steps[row, segment] = window.steps
-    batch.truncated[row, segment] = window.truncated
-    batch.event_rows[row, segment] = window.row
+    batch.text[event], batch.text_mask[event] = tokens, known
+    batch.told_event[event] = window.told_event
+    batch.segment_mask[event] = True
+    batch.anchor_positions[event] = window.history
+    batch.event_steps[event] = window.steps
+    batch.truncated[event] = window.truncated
+    batch.event_rows[event] = window.row
+
+
+def _clock(curated: CuratedDataset, settings: LoaderSettings) -> Clock:
+    return Clock(curated.embodiment.control_hz, settings.steps_per_latent)
 
 
 def _visible_cells(

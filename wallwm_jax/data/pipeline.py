@@ -146,7 +146,7 @@ def _closing(batches: grain.IterDataset, count: int | None, copy: bool) -> Itera
 
 
 def _owned(batch: Batch) -> Batch:
-    return type(batch)(*(np.array(array) for array in batch))
+    return type(batch)(*(None if array is None else np.array(array) for array in batch))
 
 
 def cluster_balance(

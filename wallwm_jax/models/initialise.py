@@ -17,7 +17,7 @@ from wallwm_jax.nn.parameters import declarations, unbox
 
 def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
     """Zero inputs of `WorldAction.__call__` that fit `batch`."""
-    rows, slots, _, views = batch.frames.shape[:4]
+    rows, slots, views = batch.view_mask.shape
     cells, channels, segments = model.variant.cells, model.variant.channels, batch.segment_mask.shape[1]
     noisy_video = jnp.zeros((rows, slots, views, cells, cells, channels))
     noisy_action = jnp.zeros((rows, draws, *batch.actions.shape[1:]))

@@ -84,7 +84,8 @@ class WorldAction(nn.Module):
         latents: Float[Array, "B F V h w C"] | None = None,
     ) -> tuple[Float[Array, "B F V h w C"], Float[Array, "B K A 26"], Float[Array, "B S"]]:
         """One joint pass: video velocity, action velocity and log control steps. Observed slots are those of `latents`,
-        or else of the batch's frames."""
+        or else of the batch's latents, or else of its frames."""
+        latents = batch.latents if latents is None else latents
         observed = self.keyframes(batch, self.encode_frames(batch.frames) if latents is None else latents)
         text = self.encode_text(batch.text, batch.text_mask)
         noisy_video = self._with_keyframes(batch, noisy_video, observed)
@@ -265,7 +266,7 @@ class WorldAction(nn.Module):
         across = positions.cross_view_angles(batch.frame_positions, *grid, self.video_tower.view_angles, pairs)
         real, visible = real_views(batch), None
         if sight_cones:
-            pixels = row.patch * (batch.frames.shape[-2] // width)
+            pixels = row.patch * self._codec().spatial_compression
             cameras = (batch.intrinsics, batch.extrinsics, batch.camera_mask)
             visible = masks.sight_cone_mask(*cameras, grid, pixels, row.reach)
         readable = gather_segments(text_mask & batch.segment_mask[..., None], batch.frame_segment_ids)

@@ -251,7 +251,9 @@ def without_masked(batch: EventBatch) -> EventBatch:
 
 def observe(model: Any, parameters: Any, batch: EventBatch, text_mask: Bool[Array, "B S L"]) -> Observed:
     """Latents (of no gradient, and zero where masked), keyframe channel and text features of a batch."""
-    latents = model.apply({"params": parameters}, batch.frames, method="encode_frames")
+    latents = batch.latents
+    if latents is None:
+        latents = model.apply({"params": parameters}, batch.frames, method="encode_frames")
     seen = batch.frame_mask[..., None] & batch.view_mask
     latents = jax.lax.stop_gradient(jnp.where(seen[..., None, None, None], latents, 0.0))
     keyframes = model.apply({"params": parameters}, batch, latents, method="keyframes")

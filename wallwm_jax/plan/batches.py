@@ -25,10 +25,12 @@ def abstract_batch(
     sizes = {"B": batch_rows(stage, config)[1], "V": views, "D": UNIFIED_DIMENSION}
     sizes |= stage.batches.sizes(stage, config, variant)
     fields = typing.get_type_hints(kind, include_extras=True)
-    return kind(**{name: _shaped(annotation, sizes, sharding) for name, annotation in fields.items()})
+    given = {name: hint for name, hint in fields.items() if name not in kind._field_defaults}
+    return kind(**{name: _shaped(annotation, sizes, sharding) for name, annotation in given.items()})
 
 
 def _shaped(annotation: Any, sizes: Mapping[str, int], sharding: NamedSharding | None) -> jax.ShapeDtypeStruct:
-    """What an annotation such as `Float[np.ndarray, "B F V 3 3"]` says."""
+    """What an annotation such as `Float[np.ndarray, "B F V 3 3"]` says, or the same `| None`."""
+    annotation = next(iter(typing.get_args(annotation)), annotation)
     shape = tuple(int(name) if name.isdecimal() else sizes[name] for name in annotation.dim_str.split())
     return jax.ShapeDtypeStruct(shape, DTYPES[annotation.dtype.__name__], sharding=sharding)
