@@ -8,7 +8,7 @@ from wallwm_jax.core.config import from_json
 from wallwm_jax.train.nonfinite import Findings, KeptStep, examine, read_failed_step
 from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.sides import SIDES
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.stages import stage_of, without_absent
 
 SHOWN = 10
 """Names of a kind that are printed."""
@@ -21,7 +21,7 @@ def replay(path: str) -> int:
     stage, settings = configured_stage(stage_of(kept.stage), config.stages[kept.stage])
     side = SIDES[stage.side]
     model = side.rebuild(config, kept.records.model)
-    found = examine(model, stage, settings, config.seed, kept, side.batch)
+    found = examine(model, without_absent(stage, kept.parameters), settings, config.seed, kept, side.batch)
     print(*_lines(kept, found), sep="\n")
     return int(_finite(found.numbers))
 

@@ -1,7 +1,7 @@
 """The training stages as a table (WALL-WM table 1): what trains, on which loss; all else is frozen."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from wallwm_jax.core.errors import InputError
@@ -29,9 +29,10 @@ class Stage:
     also given `portion=` and returns shares that add up (`objectives.portions`); `settings` is the class of the
     objective's settings; `starts_from` names the stage whose averaged parameters this one starts from, and `takes`
     (tower, stage) pairs of towers that come from other stages; `copies` names parts that start as a copy of another
-    part of the same shapes, (from, to). `side` says whose tower names these are: the world
-    model's ("world_action") or the vision-language side's ("reasoner"). `window` is what a batch holds: events
-    ("event"), observation-centred windows and events ("observation"), or moments of episodes ("moment")."""
+    part of the same shapes, (from, to), where the model has both; `optional` names towers that a model may lack. `side`
+    says whose tower names these are: the world model's ("world_action") or the vision-language side's ("reasoner").
+    `window` is what a batch holds: events ("event"), observation-centred windows and events ("observation"), or moments
+    of episodes ("moment")."""
 
     name: str
     number: int
@@ -44,6 +45,7 @@ class Stage:
     side: str = "world_action"
     takes: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    optional: frozenset[str] = frozenset()
 
 
 STAGES: tuple[Stage, ...] = (
@@ -66,6 +68,7 @@ STAGES: tuple[Stage, ...] = (
         captions="the event's own",
         starts_from="video",
         copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
+        optional=frozenset({"duration"}),
     ),
     Stage(
         name="backbone",
@@ -122,3 +125,8 @@ def stage_of(name: str) -> Stage:
         if stage.name == name:
             return stage
     raise InputError("stage", repr(name), f"one of {[stage.name for stage in STAGES]}")
+
+
+def without_absent(stage: Stage, parameters: Mapping[str, Any]) -> Stage:
+    """`stage` without its optional towers that a model with these parameters does not have."""
+    return dataclasses.replace(stage, trains=stage.trains - (stage.optional - set(parameters)))
