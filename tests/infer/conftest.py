@@ -23,8 +23,8 @@ class KnownFlow:
     def __init__(self, feature_scale=0.0):
         self.feature_scale, self.calls = feature_scale, []
 
-    def apply(self, variables, *arguments, method):
-        return getattr(self, method)(*arguments)
+    def apply(self, variables, *arguments, method, **named):
+        return getattr(self, method)(*arguments, **named)
 
     def encode_frames(self, frames):
         cells = frames.reshape(*frames.shape[:4], SIZE // 8, 8, SIZE // 8, 8, 3).astype(jnp.float32)
@@ -37,7 +37,7 @@ class KnownFlow:
     def encode_text(self, text, text_mask):
         return text_mask[..., None].astype(jnp.float32)
 
-    def video(self, batch, noisy, keyframes, time, text_features, text_mask, sketch, sight_cones):
+    def video(self, batch, noisy, keyframes, time, *, text_features, text_mask, sketch, sight_cones=False):
         assert sight_cones is False
         self.calls.append("video")
         anchor = batch.anchor_positions[:, 0]
@@ -51,19 +51,19 @@ class KnownFlow:
         features = values.reshape(1, *values.shape[:3], -1, values.shape[-1])
         return (noisy - end) / jnp.maximum(at, 1e-6), features
 
-    def read_keyframes(self, batch, text_features, text_mask):
+    def read_keyframes(self, batch, *, text_features, text_mask):
         return text_mask.sum(axis=2)[..., None] / 100.0, None
 
-    def foresee(self, batch, observed, text_features, text_mask):
+    def foresee(self, batch, observed, *, text_features, text_mask):
         return None
 
-    def action(self, batch, noisy, time, found, features):
+    def action(self, batch, noisy, time, *, found, features):
         self.calls.append("action")
         mean = features.mean(axis=(0, 2, 3, 4, 5))[:, None, None, None]
         end = batch.state[:, :, None] + found[:, :, None] + mean
         return (noisy - end) / jnp.maximum(time[..., None], 1e-6)
 
-    def duration(self, batch, keyframes, text_features, text_mask):
+    def duration(self, batch, keyframes, *, text_features, text_mask):
         return jnp.log(text_mask.sum(axis=2).astype(jnp.float32))
 
 

@@ -155,18 +155,23 @@ class Micro:
         inputs = (noises[name] for name in ("noisy_video", "noisy_action", "video_time", "action_time"))
         return self.model.apply({"params": params}, batch, *inputs)
 
-    def apply(self, params: Any, *inputs: Any, method: Any) -> Any:
-        inputs = jax.tree.map(lambda part: jnp.asarray(part) if isinstance(part, np.ndarray) else part, inputs)
-        return self.model.apply({"params": params}, *inputs, method=method)
+    def apply(self, params: Any, *inputs: Any, method: Any, **named: Any) -> Any:
+        given = jax.tree.map(lambda part: jnp.asarray(part) if isinstance(part, np.ndarray) else part, (inputs, named))
+        return self.model.apply({"params": params}, *given[0], **given[1], method=method)
 
     def video(self, params: Any, batch: EventBatch, noises: dict[str, Any], sight_cones: bool = False) -> Any:
         """(velocity, features) of a video-only pass."""
         latents = self.apply(params, batch.frames, method="encode_frames")
         observed = self.apply(params, batch, latents, method="keyframes")
-        text = self.apply(params, batch.text, batch.text_mask, method="encode_text")
-        sketch = self.apply(params, batch, observed, text, batch.text_mask, method="foresee")
-        inputs = (noises["noisy_video"], observed, noises["video_time"], text, batch.text_mask, sketch, sight_cones)
-        return self.apply(params, batch, *inputs, method="video")
+        text = self.text(params, batch)
+        sketch = self.apply(params, batch, observed, **text, method="foresee")
+        given = {**text, "sketch": sketch, "sight_cones": sight_cones, "method": "video"}
+        return self.apply(params, batch, noises["noisy_video"], observed, noises["video_time"], **given)
+
+    def text(self, params: Any, batch: EventBatch) -> dict[str, Any]:
+        """What the model's methods are told, by keyword."""
+        features = self.apply(params, batch.text, batch.text_mask, method="encode_text")
+        return {"text_features": features, "text_mask": jnp.asarray(batch.text_mask)}
 
 
 @pytest.fixture(scope="session")

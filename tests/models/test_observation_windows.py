@@ -77,11 +77,11 @@ def test_an_untrained_model_repeats_the_anchor(micro, inputs):
 def test_the_reader_sees_the_present(micro, inputs):
     """What the caption finds depends on the anchor's last raw frame and on no other frame of the window."""
     batch, _ = inputs
-    text = micro.apply(micro.params, batch.text, batch.text_mask, method="encode_text")
+    text = micro.text(micro.params, batch)
 
     def found(frames):
         changed = batch._replace(frames=frames)
-        return np.asarray(micro.apply(micro.params, changed, text, batch.text_mask, method="read_keyframes")[0])[0, 0]
+        return np.asarray(micro.apply(micro.params, changed, **text, method="read_keyframes")[0])[0, 0]
 
     past, present = batch.frames.copy(), batch.frames.copy()
     past[0], past[0, HISTORY, -1] = 255 - past[0], batch.frames[0, HISTORY, -1]

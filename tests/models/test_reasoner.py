@@ -114,8 +114,9 @@ def test_the_action_loss_reaches_the_branch_through_the_latents():
         frames = world.apply({"params": own}, batch.frames, method="encode_frames")
         keyframes = world.apply({"params": own}, batch, frames, method="keyframes")
         # No gradient passes through a sketch: it is the same for all texts here.
-        given = world.apply({"params": own}, batch.text, batch.text_mask, method="encode_text"), batch.text_mask
-        return frames, keyframes, world.apply({"params": own}, batch, keyframes, *given, method="foresee")
+        text = world.apply({"params": own}, batch.text, batch.text_mask, method="encode_text")
+        told = {"text_features": text, "text_mask": batch.text_mask}
+        return frames, keyframes, world.apply({"params": own}, batch, keyframes, **told, method="foresee")
 
     frames, keyframes, sketch = seen()
 
@@ -125,10 +126,10 @@ def test_the_action_loss_reaches_the_branch_through_the_latents():
         whole = {**parameters, "staircase": branch}
         found, _ = call("condition_by_latents", call("think", latents_of, parameters=whole), parameters=whole)
         text, mask = jnp.stack([found, found], 1), batch.segment_mask[..., None] & jnp.ones((1, 1, LETTERS), bool)
-        video = (batch, frames, keyframes, time[:, 0], text, mask, sketch)
-        _, features = world.apply({"params": own}, *video, method="video")
-        read, _ = world.apply({"params": own}, batch, text, mask, method="read_keyframes")
-        predicted = world.apply({"params": own}, batch, noisy, time, read, features, method="action")
+        told, video = {"text_features": text, "text_mask": mask}, (batch, frames, keyframes, time[:, 0])
+        _, features = world.apply({"params": own}, *video, **told, sketch=sketch, method="video")
+        read, _ = world.apply({"params": own}, batch, **told, method="read_keyframes")
+        predicted = world.apply({"params": own}, batch, noisy, time, found=read, features=features, method="action")
         valid = action_loss_mask(batch)[:, None]
         return jnp.sum(jnp.where(valid, (predicted - noisy + batch.actions[:, None]) ** 2, 0.0)) / jnp.sum(valid)
 

@@ -15,17 +15,16 @@ def drawn(micro, inputs):
 
     @jax.jit
     def waypoints(given):
-        text = micro.apply(micro.params, given.text, given.text_mask, method="encode_text")
-        return micro.apply(micro.params, given, text, given.text_mask, method="waypoints")
+        return micro.apply(micro.params, given, **micro.text(micro.params, given), method="waypoints")
 
     @jax.jit
     def draw(given, found):
         latents = micro.apply(micro.params, given.frames, method="encode_frames")
         observed = micro.apply(micro.params, given, latents, method="keyframes")
-        text = micro.apply(micro.params, given.text, given.text_mask, method="encode_text")
         sketch = micro.apply(micro.params, given, observed, found, method="sketch")
-        told = (noises["video_time"], text, given.text_mask, sketch)
-        return sketch, micro.apply(micro.params, given, noises["noisy_video"], observed, *told, method="video")[0]
+        told = {**micro.text(micro.params, given), "sketch": sketch, "method": "video"}
+        inputs = (given, noises["noisy_video"], observed, noises["video_time"])
+        return sketch, micro.apply(micro.params, *inputs, **told)[0]
 
     return batch, waypoints, draw
 

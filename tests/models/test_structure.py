@@ -66,16 +66,14 @@ def test_scan_equals_a_loop(micro, inputs):
 
     def tokens_and_contexts(module):
         latents = module.encode_frames(batch.frames)
-        text = module.encode_text(batch.text, batch.text_mask)
-        sketch = module.foresee(batch, latents, text, batch.text_mask)
-        given = (batch, noises["noisy_video"], latents, noises["video_time"], text, batch.text_mask, sketch, False)
-        video, (video_context, _) = module._video_inputs(*given)
-        found, _ = module.read_keyframes(batch, text, batch.text_mask)
-        given = (batch, noises["noisy_action"], noises["action_time"], found)
-        action, (action_context, _) = module._action_inputs(*given)
-        contexts = (video_context, action_context)
-        scanned, _ = module.blocks((video, action), None, *contexts)
-        return (video, action), contexts, scanned, module.blocks((video, None), None, video_context, None)[1]
+        text = {"text_features": module.encode_text(batch.text, batch.text_mask), "text_mask": batch.text_mask}
+        given = text | {"sketch": module.foresee(batch, latents, **text), "sight_cones": False}
+        video = module._begin_video(batch, noises["noisy_video"], latents, noises["video_time"], **given)
+        found, _ = module.read_keyframes(batch, **text)
+        action = module._begin_action(batch, noises["noisy_action"], noises["action_time"], found)
+        tokens, contexts = (video.tokens, action.tokens), (video.context, action.context)
+        scanned, _ = module.blocks(tokens, None, *contexts)
+        return tokens, contexts, scanned, module.blocks((video.tokens, None), None, video.context, None)[1]
 
     block = TowerBlock(_sizes(model)[0], _sizes(model)[1])
 
@@ -205,7 +203,9 @@ def test_sizes_are_as_published(inputs, name, parts, count, tolerance):
     """The tiny model has about 6 M parameters; without cross-view attention the Wan rows have Wan's numbers."""
     model = WorldAction(VARIANTS[name], 2, cross_view=name == "tiny")
     frames = np.zeros((*inputs[0].frames.shape[:4], 96, 96, 3), np.uint8)
-    shapes = jax.eval_shape(lambda: _parameters(model, inputs[0]._replace(frames=frames)))
+    cells = 96 // (model.variant.codec.spatial_compression if model.variant.codec else 8)
+    borders = np.ones((*inputs[0].border_mask.shape[:3], cells, cells), bool)
+    shapes = jax.eval_shape(lambda: _parameters(model, inputs[0]._replace(frames=frames, border_mask=borders)))
     if parts is None:
         assert abs(parameter_count(shapes) - count) <= tolerance * count
     else:

@@ -84,10 +84,9 @@ def test_two_passes_equal_the_joint_pass(micro, inputs, helpers):
 
     def separately(params):
         video, features = micro.video(params, batch, noises)
-        text = micro.apply(params, batch.text, batch.text_mask, method="encode_text")
-        found, _ = micro.apply(params, batch, text, batch.text_mask, method="read_keyframes")
-        inner = (batch, noises["noisy_action"], noises["action_time"], found, features)
-        return video, micro.apply(params, *inner, method="action")
+        found, _ = micro.apply(params, batch, **micro.text(params, batch), method="read_keyframes")
+        inner = {"found": found, "features": features, "method": "action"}
+        return video, micro.apply(params, batch, noises["noisy_action"], noises["action_time"], **inner)
 
     joint = micro.joint(micro.params, batch, noises)
     for one, other in zip(jax.jit(separately, compiler_options=helpers.QUICK)(micro.params), joint, strict=False):

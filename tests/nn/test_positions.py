@@ -59,6 +59,6 @@ def test_rows_of_tau_count_from_the_anchor():
     """The anchor has row 0 and the future the rows after it, wherever the anchor is in its window; the past has rows of
     its own from the table's end, and nothing leaves the table."""
     frames = jnp.arange(6)
-    found = {anchor: positions.from_anchor(frames, jnp.full(6, anchor), 16).tolist() for anchor in (0, 2)}
+    found = {anchor: positions.tau_rows(frames - anchor, 16).tolist() for anchor in (0, 2)}
     assert found == {0: [0, 1, 2, 3, 4, 5], 2: [15, 16, 0, 1, 2, 3]}
-    assert positions.from_anchor(jnp.array([0, 40]), jnp.array([30, 0]), 16).tolist() == [1, 16]
+    assert positions.tau_rows(jnp.array([-30, 40]), 16).tolist() == [1, 16]

@@ -8,6 +8,7 @@ from wallwm_jax.core.config import from_json
 from wallwm_jax.train.families import FAMILIES, Families, family_of, stage_of
 from wallwm_jax.train.nonfinite import Findings, KeptStep, examine, read_failed_step
 from wallwm_jax.train.settings import configured_stage
+from wallwm_jax.train.stages import without_absent
 
 SHOWN = 10
 """Names of a kind that are printed."""
@@ -19,7 +20,7 @@ def replay(path: str, families: Families = FAMILIES) -> int:
     config = from_json(json.dumps(kept.records.config))
     stage, settings = configured_stage(stage_of(kept.stage, families), config.stages[kept.stage])
     model = family_of(stage, families).rebuild(config, kept.records.model)
-    found = examine(model, stage, settings, config.seed, kept, stage.batches.type)
+    found = examine(model, without_absent(stage, kept.parameters), settings, config.seed, kept, stage.batches.type)
     print(*_lines(kept, found), sep="\n")
     return int(_finite(found.numbers))
 

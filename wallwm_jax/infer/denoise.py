@@ -72,8 +72,13 @@ class Condition(NamedTuple):
     text_features: Float[Array, "B S L width"]
     text_mask: Bool[Array, "B S L"]
     told_event: Bool[Array, "B S"]
-    found: Float[Array, "B S action_embed"]
-    """What the text finds in the current observation, for the actions."""
+    found: Float[Array, "B S action_embed"] | None
+    """What the text finds in the current observation, for the actions; None if the model has no keyframe reader."""
+
+    @property
+    def text(self) -> dict[str, Array]:
+        """What it is told, as keywords of the model's methods."""
+        return {"text_features": self.text_features, "text_mask": self.text_mask}
 
 
 def encode_text(model: Any, parameters: Any, text: Int[Array, "B S L"], mask: Bool[Array, "B S L"]) -> TextCondition:
@@ -84,19 +89,20 @@ def encode_text(model: Any, parameters: Any, text: Int[Array, "B S L"], mask: Bo
 
 def observe(
     model: Any, parameters: Any, batch: EventBatch, text: TextCondition, observed_slots: int
-) -> tuple[Condition, Float[Array, "B S"]]:
+) -> tuple[Condition, Float[Array, "B S"] | None]:
     """Encodes the first `observed_slots` slots (zero where masked) and reads the current observation by the text; also
-    the control steps that the duration head expects."""
+    the control steps that the duration head expects, None if the model has none."""
     variables = {"params": parameters}
     observed = model.apply(variables, batch.frames[:, :observed_slots], method="encode_frames")
     observed = jnp.where(batch.view_mask[:, :observed_slots, :, None, None, None], observed, 0.0)
     # Features of masked tokens must not matter, whoever made them.
     features, batch = jnp.where(text.mask[..., None], text.features, 0.0), batch._replace(told_event=text.told_event)
-    found, _ = model.apply(variables, batch, features, text.mask, method="read_keyframes")
-    given = Condition(observed, features, text.mask, text.told_event, found)
+    given = Condition(observed, features, text.mask, text.told_event, None)
+    found, _ = model.apply(variables, batch, **given.text, method="read_keyframes")
+    given = given._replace(found=found)
     channel = _observed_channel(given, batch.frame_mask.shape[1])
-    log_steps = model.apply(variables, batch, channel, features, text.mask, method="duration")
-    return given, jnp.exp(log_steps)
+    log_steps = model.apply(variables, batch, channel, **given.text, method="duration")
+    return given, None if log_steps is None else jnp.exp(log_steps)
 
 
 def draw_noise(
@@ -112,7 +118,7 @@ def draw_noise(
 def foresee(model: Any, parameters: Any, batch: EventBatch, given: Condition) -> Any:
     """What the model says of the frames to come before it dreams them, the same for every step of a prediction."""
     channel, batch = _observed_channel(given, batch.frame_mask.shape[1]), batch._replace(told_event=given.told_event)
-    return model.apply({"params": parameters}, batch, channel, given.text_features, given.text_mask, method="foresee")
+    return model.apply({"params": parameters}, batch, channel, **given.text, method="foresee")
 
 
 def video_step(
@@ -129,10 +135,10 @@ def video_step(
     clean latents, as in training."""
     channel = _observed_channel(given, sample.shape[1])
     sample = jnp.where(batch.observed_mask[..., None, None, None, None], channel, sample)
+    time = jnp.full(batch.segment_mask.shape, now)
     velocity, features = model.apply(
-        {"params": parameters}, batch, sample, channel, jnp.full(batch.segment_mask.shape, now), given.text_features,
-        given.text_mask, sketch, False, method="video",
-    )  # fmt: skip
+        {"params": parameters}, batch, sample, channel, time, **given.text, sketch=sketch, method="video"
+    )
     return sample + (following - now) * velocity, features
 
 
@@ -150,8 +156,8 @@ def act(
     shape = (*noise.shape[:2], 1)
 
     def velocity(noisy, time):
-        inputs = (batch, noisy, jnp.full(shape, time), given.found, features)
-        predicted = model.apply({"params": parameters}, *inputs, method="action")
+        inputs = {"found": given.found, "features": features}
+        predicted = model.apply({"params": parameters}, batch, noisy, jnp.full(shape, time), **inputs, method="action")
         return jnp.where(valid, predicted, 0.0)
 
     grid = time_grid(settings.action_steps, settings.action_shift)

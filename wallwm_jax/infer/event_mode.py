@@ -97,13 +97,15 @@ class EventMode:
         return self.programs.condition(captions, len(captions))
 
     def durations(self, observations: Sequence[Observation], captions: Text) -> Float[np.ndarray, "n"]:
-        """Expected control steps of each event, from the duration head."""
+        """Expected control steps of each event, from the duration head; raises InputError if the model has none."""
         check_observations(observations)
         text = self.programs.condition(captions, len(observations))
         expected, rows = np.zeros(len(observations)), self.settings.rows
         for first in range(0, len(observations), rows):
             chosen = range(first, min(first + rows, len(observations)))
             _, steps = self._observe(observations, text, chosen)
+            if steps is None:
+                raise InputError("steps", None, "control steps of each event: the model has no duration head")
             expected[chosen] = np.asarray(steps)[: len(chosen), 0]
         return expected
 
@@ -120,13 +122,13 @@ class EventMode:
 
         Args:
             captions: texts, or their like from another source as a `TextCondition`.
-            steps: control steps of each event; None asks the duration head.
+            steps: control steps of each event; None asks the duration head, if the model has one.
             key: all randomness; event i uses the i-th stream of it.
             dream: whether to finish the video; without it only the forward passes that the actions need are run.
 
         Raises:
             InputError: captions and observations do not match, a caption is too long, a state is not finite, or steps
-                are not positive.
+                are not positive, or are None for a model without a duration head.
         """
         check_observations(observations)
         text = self.programs.condition(captions, len(observations))

@@ -17,9 +17,8 @@ from wallwm_jax.nn.parameters import declarations, unbox
 
 def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
     """Zero inputs of `WorldAction.__call__` that fit `batch`."""
-    rows, slots, views = batch.view_mask.shape
-    cells, channels, segments = model.variant.cells, model.variant.channels, batch.segment_mask.shape[1]
-    noisy_video = jnp.zeros((rows, slots, views, cells, cells, channels))
+    rows, segments = batch.segment_mask.shape
+    noisy_video = jnp.zeros((*batch.border_mask.shape, model.variant.channels))
     noisy_action = jnp.zeros((rows, draws, *batch.actions.shape[1:]))
     times = jnp.ones((rows, segments)), jnp.ones((rows, draws, segments))
     return batch, noisy_video, noisy_action, *times, noisy_video

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.nn.action_dit import ActionDiTSizes
+from wallwm_jax.nn.guidance.guidance import GuidanceSizes
 from wallwm_jax.nn.video_codec import HaarCodec, VideoCodec
+from wallwm_jax.nn.video_dit import VideoDiTSizes
 
 Row = TypeVar("Row")
 
@@ -14,19 +17,30 @@ Row = TypeVar("Row")
 class Variant:
     """One size. Widths are multiples of their head counts; a head's width is even.
 
+    The six flags are the parts of the guidance (`nn.guidance`), which is this library's and not the paper's; without
+    one of them its parameters do not exist.
+
     Attributes:
       codec: frames <-> latents; None where an external codec gives `channels` latents.
       channels: latent channels C.
-      cells: latent cells h = w; learned places of the duration head depend on it.
+      cells: latent cells h = w of the pictures that the size is made for. Others work as well, if the patch divides
+        their cells; the duration head learns places for these and interpolates them for others.
       patch: patch side in latent cells.
-      reader: channels of the convolutions by which captions read keyframes, each of stride 2; none: no such reading.
+      reader: channels of the convolutions by which captions read keyframes, each of stride 2; none: neither keyframe
+        reader nor waypoints.
       arms: whose waypoints a reader tells (0 left, 1 right).
       reads: places that a caption asks for in every view.
+      keyframe_reader: whether actions are told where the caption's things are.
+      waypoints: whether the video is told where the end effectors will be.
+      painter: whether it is given a first picture, made by the waypoints; there is none without them.
+      duration: whether a head predicts an event's control steps; without it event mode must be given them.
+      patch_place: whether actions are told where in the image each patch of the video features is.
+      clock: whether actions, and the video features that they read, are told the seconds since the anchor.
       prediction: what the video head predicts: "velocity", or "clean" latents (what is gone from the keyframe, and what
         came).
       action_prediction: the same for actions: "velocity" or "clean".
       min_time: least t by which a clean prediction is divided.
-      max_latent_frames: learned positions of latent frames in an event.
+      max_latent_frames: the farthest latent frame from the anchor that E_tau has a row for.
       reach: nearest and farthest distance of sight cones, metres.
     """
 
@@ -49,6 +63,12 @@ class Variant:
     reader: tuple[int, ...] = ()
     arms: tuple[int, ...] = (0, 1)
     reads: int = 4
+    keyframe_reader: bool = True
+    waypoints: bool = True
+    painter: bool = True
+    duration: bool = True
+    patch_place: bool = True
+    clock: bool = True
     codec: VideoCodec | None = None
     prediction: str = "velocity"
     action_prediction: str = "velocity"
@@ -72,6 +92,64 @@ class Variant:
             raise InputError("variant.arms", self.arms, "0 (left), 1 (right) or both")
         if self.codec is not None and self.codec.channels != self.channels:
             raise InputError("variant.channels", self.channels, f"the codec's {self.codec.channels}")
+        if self.cells % self.patch:
+            raise InputError("variant.cells", self.cells, f"a multiple of the patch, {self.patch}")
+
+    def video_sizes(self, views: int) -> VideoDiTSizes:
+        """The video tower's, with a view table of `views` rows."""
+        guidance = self.guidance_sizes(views)
+        maps = len(self.arms) * self.codec.group if guidance.waypoints else 0
+        return VideoDiTSizes(
+            layers=self.layers,
+            embed=self.embed,
+            heads=self.heads,
+            mlp=self.mlp,
+            channels=self.channels,
+            text_embed=self.text_embed,
+            views=views,
+            patch=self.patch,
+            frequency=self.frequency,
+            # Beside clean latents, how much of the anchor's cell is gone.
+            predicted=self.channels + (self.prediction == "clean"),
+            guides=maps + (self.channels if guidance.painter else 0),
+        )
+
+    @property
+    def action_sizes(self) -> ActionDiTSizes:
+        """The action tower's."""
+        return ActionDiTSizes(
+            layers=self.layers,
+            embed=self.action_embed,
+            heads=self.action_heads,
+            mlp=self.action_mlp,
+            video_embed=self.embed,
+            max_latent_frames=self.max_latent_frames,
+            frequency=self.frequency,
+        )
+
+    def guidance_sizes(self, views: int) -> GuidanceSizes:
+        """The guidance's, with view tables of `views` rows."""
+        waypoints = self.waypoints and bool(self.reader)
+        return GuidanceSizes(
+            keyframe_reader=self.keyframe_reader and bool(self.reader),
+            waypoints=waypoints,
+            painter=self.painter and waypoints,
+            duration=self.duration,
+            patch_place=self.patch_place,
+            clock=self.clock,
+            embed=self.embed,
+            action_embed=self.action_embed,
+            text_embed=self.text_embed,
+            channels=self.channels,
+            views=views,
+            patch=self.patch,
+            grid=(self.cells // self.patch,) * 2,
+            reader=self.reader,
+            reads=self.reads,
+            arms=self.arms,
+            duration_embed=self.duration_embed,
+            frequency=self.frequency,
+        )
 
 
 _TINY_CODEC = HaarCodec(kept_spatial=16, kept_temporal=2, gain=4.0)

@@ -1,211 +1,278 @@
 """The action diffusion transformer, coupled one way to the video tower's features (WALL-WM section 4, eqs. 9-11).
 
-Tokens are `[B, K, A, action_embed]`: K noise draws share a row's state and video features.
+`ActionDiT` is the whole network on plain arrays, cached features among them. `ActionTower` is the part of it around
+the blocks, for a model that runs these blocks in one scan with those of the video tower (`nn.towers`).
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from wallwm_jax.nn.activations import exchange, joined
-from wallwm_jax.nn.attention import AttentionMask, Heads, attend
-from wallwm_jax.nn.keyframe_reader import KeyframeReader, ReadingEmbedding
-from wallwm_jax.nn.layers import (
-    GatedFeedForward,
-    Linear,
-    TimeModulation,
-    gather_segments,
-    layer_norm,
-    modulate,
-    sinusoid,
-)
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.types import UNIFIED_DIMENSION
+from wallwm_jax.nn import masks, positions
+from wallwm_jax.nn.action_block import ACTION_MODULATIONS, ActionContext
+from wallwm_jax.nn.activations import joined
+from wallwm_jax.nn.attention import attention_mask
+from wallwm_jax.nn.layers import Linear, TimeModulation, gather_segments, modulate
 from wallwm_jax.nn.parameters import normal, parameter, zeros
-from wallwm_jax.nn.positions import Rotation
-from wallwm_jax.nn.remat import branch
-from wallwm_jax.nn.video_dit import SelfAttention
-
-ACTION_MODULATIONS = 9
-"""Shift, scale and gate of self-attention, video cross-attention and the feed-forward network."""
+from wallwm_jax.nn.towers import towers
+from wallwm_jax.nn.video_dit import one_event
 
 
-class ActionContext(NamedTuple):
-    """What every action block reads; the same for all layers. Batch axes are joined (`nn.activations`)."""
+@dataclasses.dataclass(frozen=True)
+class ActionDiTSizes:
+    """Sizes of an action tower.
 
-    modulation: Float[Array, "B K A modulation action_embed"]
-    rotation: Rotation
-    """`[B K, A, 1, pairs]`."""
-    mask: AttentionMask
-    """Self-attention, batch axes B K."""
-    state: Float[Array, "B S action_embed"]
-    segments: Int[Array, "B A"]
-    video_position: Float[Array, "B F V n embed"]
-    """E_tau + E_abs + place, added to every layer's features."""
-    video_mask: AttentionMask
-    """`K * A` queries over `F * V * n` keys, batch axis B."""
+    Attributes:
+      layers: blocks, as many as the video tower has.
+      embed: width of a token; a multiple of 2 x heads.
+      mlp: hidden width of the gated feed-forward networks.
+      video_embed: width of the video features.
+      dof: degrees of freedom of an action and of a state.
+      max_latent_frames: the farthest latent frame from the anchor that E_tau has a row for.
+      frequency: sines and cosines of the diffusion time.
+    """
 
+    layers: int
+    embed: int
+    heads: int
+    mlp: int
+    video_embed: int
+    dof: int = UNIFIED_DIMENSION
+    max_latent_frames: int = 65
+    frequency: int = 256
 
-class VideoAttention(nn.Module):
-    """Cross-attention to the paired video block: K/V = ViewConcat(features) + E_tau + E_abs (eq. 9)."""
+    def __post_init__(self):
+        if self.embed % (2 * self.heads):
+            raise InputError("ActionDiTSizes.embed", self.embed, f"a multiple of 2 x {self.heads} heads")
 
-    sizes: Mapping[str, int]
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B *q action_embed"], features: Float[Array, "B F V n embed"], context: ActionContext
-    ) -> Float[Array, "B *q action_embed"]:
-        # Features are a residual stream, whose scale grows with depth: normalised before the positions are added.
-        source = (layer_norm(features) + context.video_position).astype(self.dtype)
-        source = source.reshape(source.shape[0], -1, source.shape[-1])
-        query = Heads("action_embed", self.sizes, norm=True, dtype=self.dtype, name="query")(x)
-        key = Heads("embed", self.sizes, norm=True, dtype=self.dtype, name="key")(source)
-        value = Heads("embed", self.sizes, dtype=self.dtype, name="value")(source)
-        outside, inside = "rows draws steps heads head_dim", "rows draws attended heads head_dim"
-        query = exchange(query, outside, inside)
-        sources = "rows tokens heads head_dim", "rows attended heads head_dim"
-        key, value = (exchange(part, *sources) for part in (key, value))
-        # All draws read the same keys: one product.
-        mixed = attend(query.reshape(len(query), -1, *query.shape[-2:]), key, value, context.video_mask)
-        mixed = exchange(mixed.reshape(query.shape), inside, outside)
-        return Linear("heads head_dim -> action_embed", self.sizes, dtype=self.dtype, name="output")(mixed)
-
-
-class StateAttention(nn.Module):
-    """Cross-attention to the event's state token alone. A softmax over one key is 1, so that the branch is its value
-    and output projections; query and key would have no gradient."""
-
-    sizes: Mapping[str, int]
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, state: Float[Array, "B S action_embed"]) -> Float[Array, "B S action_embed"]:
-        value = Heads("action_embed", self.sizes, dtype=self.dtype, name="value")(layer_norm(state))
-        return Linear("heads head_dim -> action_embed", self.sizes, dtype=self.dtype, name="output")(value)
+    @property
+    def axes(self) -> dict[str, int]:
+        """Sizes of the axes that the tower's parameters declare."""
+        return {
+            "action_embed": self.embed,
+            "heads": self.heads,
+            "head_dim": self.embed // self.heads,
+            "mlp": self.mlp,
+            "embed": self.video_embed,
+            "dof": self.dof,
+            "position": self.max_latent_frames + 1,
+            "frequency": self.frequency,
+            "modulation": ACTION_MODULATIONS,
+        }
 
 
-class ActionBlock(nn.Module):
-    """Self-attention, state cross-attention, video cross-attention and a gated feed-forward network."""
+class ActionSlots(NamedTuple):
+    """The action steps of packed rows."""
 
-    sizes: Mapping[str, int]
-    dtype: Any = jnp.float32
+    segment_ids: Int[Array, "B A"]
+    """The event of a step, from 1; 0 for padding."""
+    positions: Int[Array, "B A"]
+    """The step's index in its event."""
+    frames: Int[Array, "B A"]
+    """tau: the latent frame that the step lies in, counted from the anchor."""
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B K A action_embed"], features: Float[Array, "B F V n embed"], context: ActionContext
-    ) -> Float[Array, "B K A action_embed"]:
-        sizes, dtype = self.sizes, self.dtype
-        rows, draws, steps, width = x.shape
-        table = parameter(self, "modulation", "[modulation] action_embed", sizes, normal(width**-0.5))
-        chosen = jnp.split(context.modulation + table, ACTION_MODULATIONS, 3)
-        shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (part[:, :, :, 0] for part in chosen)
 
-        inner = modulate(x, shift1, scale1).astype(dtype).reshape(*joined(rows, draws), steps, width)
-        attention = SelfAttention("action_embed", sizes, "rows draws", dtype=dtype, name="self")
-        x = x + gate1 * branch(attention(inner, context.rotation, context.mask).reshape(x.shape))
-        state = StateAttention(sizes, dtype, name="state")(context.state)
-        x = (x + gather_segments(state, context.segments)[:, None]).astype(dtype)
+class VideoSlots(NamedTuple):
+    """The latent slots whose features the actions read."""
 
-        inner = modulate(x, shift2, scale2).astype(dtype).reshape(rows, *joined(draws, steps), width)
-        mixed = VideoAttention(sizes, dtype, name="video")(inner, features, context)
-        x = (x + gate2 * branch(mixed.reshape(x.shape))).astype(dtype)
-        inner = modulate(x, shift3, scale3).astype(dtype)
-        added = branch(GatedFeedForward("action_embed", sizes, dtype=dtype, name="mlp")(inner))
-        return (x + gate3 * added).astype(dtype)
+    segment_ids: Int[Array, "B F"]
+    frames: Int[Array, "B F"]
+    """tau: the latent frame, counted from the anchor; negative in the history."""
+    views: Bool[Array, "B F V"]
+    """Views that real slots have."""
+
+
+class ActionGuides(NamedTuple):
+    """What may be added from outside (`nn.guidance`); the paper's model has none of it."""
+
+    state: Float[Array, "B S embed"] | None = None
+    """To the state token."""
+    steps: Float[Array, "B A embed"] | None = None
+    """To every action token."""
+    slots: Float[Array, "B F video_embed"] | None = None
+    """To the features of every latent slot, as E_tau is."""
+    patches: Float[Array, "V n video_embed"] | None = None
+    """To the features of every patch, as E_tau is."""
+
+
+class ActionPass(NamedTuple):
+    """A forward pass between the action embedding and the blocks."""
+
+    tokens: Float[Array, "B K A embed"]
+    context: ActionContext
+    time: Float[Array, "B K A embed"]
+    """Each token's time embedding, for the head."""
 
 
 class ActionTower(nn.Module):
-    """What surrounds the action blocks: action, state, time and position embeddings, the keyframe reader, the head.
+    """What surrounds the action blocks: action, state, time and position embeddings, and the head."""
 
-    Attributes:
-      sizes: must give action_embed, embed (video), dof (26), frequency, modulation, position (latent frames), view.
-      reader: channels of the keyframe reader's convolutions; none: no reader.
-    """
-
-    sizes: Mapping[str, int]
-    reader: Sequence[int] = ()
+    sizes: ActionDiTSizes
     dtype: Any = jnp.float32
 
     def setup(self):
-        sizes = dict(self.sizes)
-        masked = {**sizes, "dof": 2 * sizes["dof"]}
+        row, sizes = self.sizes, self.sizes.axes
+        masked = {**sizes, "dof": 2 * row.dof}
         self.input = Linear("dof -> action_embed @adamw", masked, dtype=self.dtype)
         self.state = Linear("dof -> action_embed @adamw", masked, dtype=self.dtype)
-        if self.reader:
-            self.keyframe_reader = KeyframeReader(sizes, tuple(self.reader), self.dtype)
-            self.found = ReadingEmbedding("action_embed", sizes, self.dtype)
         self.time = TimeModulation("action_embed", sizes)
         self.frame = parameter(self, "frame", "[position] action_embed", sizes, normal(0.02))
-        self.clock = Linear("frequency -> action_embed @adamw", sizes, bias=None)
         self.video_frame = parameter(self, "video_frame", "[position] embed", sizes, normal(0.02))
-        self.video_clock = Linear("frequency -> embed @adamw", sizes, bias=None)
-        self.video_place = parameter(self, "video_place", "view frequency -> embed @adamw", sizes)
-        two = {**sizes, "modulation": 2}
         self.head_modulation = parameter(
-            self, "head_modulation", "[modulation] action_embed", two, normal(sizes["action_embed"] ** -0.5)
+            self, "head_modulation", "[modulation] action_embed", {**sizes, "modulation": 2}, normal(row.embed**-0.5)
         )
         self.head = Linear("action_embed -> dof @adamw", sizes, zeros)
 
-    def embed(
+    def begin(
         self,
-        noisy: Float[Array, "B K A 26"],
-        dof_mask: Bool[Array, "B A 26"],
-        frames: Int[Array, "B A"],
-        seconds: Float[Array, "B A"],
-    ) -> Float[Array, "B K A action_embed"]:
-        """Action tokens; masked degrees of freedom are blanked. `frames` are rows of tau (`positions.from_anchor`),
-        `seconds` t_abs."""
-        shown = jnp.broadcast_to(dof_mask[:, None], noisy.shape)
-        tokens = self.input(jnp.concatenate([jnp.where(shown, noisy, 0.0), shown.astype(noisy.dtype)], -1))
-        position = self.frame[frames] + self.clock(self._seconds(seconds))
-        return (tokens + position[:, None]).astype(self.dtype)
+        noisy: Float[Array, "B K A dof"],
+        time: Float[Array, "B K S"],
+        *,
+        state: Float[Array, "B S dof"],
+        dof_mask: Bool[Array, "B S dof"],
+        actions: ActionSlots,
+        video: VideoSlots,
+        patches: int,
+        guides: ActionGuides,
+    ) -> ActionPass:
+        """Tokens and what all blocks read; arguments as those of `ActionDiT`. `patches` are tokens of a view."""
+        draws, ids, longest = noisy.shape[1], actions.segment_ids, self.sizes.max_latent_frames
+        pairs = self.sizes.embed // self.sizes.heads // 2
+        embedding, modulation = self._modulations(time, ids)
+        angles = jnp.repeat(positions.axis_angles(actions.positions, pairs), draws, axis=0)
+        angles = angles.reshape(*joined(len(noisy), draws), -1, pairs)
+        within = attention_mask(masks.same_segment(ids, ids, ids > 0))
+        across = masks.coupling_mask(ids, video.segment_ids, video.views, patches)
+        context = ActionContext(
+            modulation=modulation,
+            rotation=positions.rotation(angles),
+            mask=masks.repeat_batch(within, draws),
+            state=_plus(self._embed_state(state, dof_mask), guides.state),
+            segments=ids,
+            video_position=self._video_positions(positions.tau_rows(video.frames, longest), guides),
+            video_mask=masks.repeat_queries(across, draws),
+        )
+        position = _plus(self.frame[positions.tau_rows(actions.frames, longest)], guides.steps)
+        tokens = self._embed(noisy, gather_segments(dof_mask, ids)) + position[:, None]
+        return ActionPass(tokens.astype(self.dtype), context, embedding)
 
-    def embed_state(
-        self, state: Float[Array, "B S 26"], dof_mask: Bool[Array, "B S 26"]
-    ) -> Float[Array, "B S action_embed"]:
+    def finish(self, x: Float[Array, "B K A embed"], time: Float[Array, "B K A embed"]) -> Float[Array, "B K A dof"]:
+        """The head: AdaLN and a linear map that starts at zero; fp32."""
+        shift, scale = (time + row for row in self.head_modulation)
+        return self.head(modulate(x, shift, scale))
+
+    def _embed(self, noisy: Float[Array, "B K A dof"], dof_mask: Bool[Array, "B A dof"]) -> Array:
+        """Action tokens without positions; masked degrees of freedom are blanked."""
+        shown = jnp.broadcast_to(dof_mask[:, None], noisy.shape)
+        return self.input(jnp.concatenate([jnp.where(shown, noisy, 0.0), shown.astype(noisy.dtype)], -1))
+
+    def _embed_state(self, state: Float[Array, "B S dof"], dof_mask: Bool[Array, "B S dof"]) -> Array:
         """The state tokens, at the anchor."""
         inputs = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)
         return self.state(inputs) + self.frame[0]
 
-    def video_positions(
-        self, frames: Int[Array, "B F"], seconds: Float[Array, "B F"], grid: tuple[int, int]
-    ) -> Float[Array, "B F V n embed"]:
-        """E_tau + E_abs of the video tokens, and each view's map of the patch's place in the image.
+    def _video_positions(self, rows: Int[Array, "B F"], guides: ActionGuides) -> Float[Array, "B F #V #n video_embed"]:
+        """E_tau of the video tokens, and what guides add.
 
-        The place is ours: features of a rotary tower do not say where in the image they were, and a pose needs it.
+        DECIDE: E_abs, which says which chunk of a sliding window is the current one, has no table: a window that is
+        cut around its anchor has but one chunk, and the constant would be a part of E_tau's rows.
         """
-        moment = self.video_frame[frames] + self.video_clock(self._seconds(seconds))
-        place = jnp.einsum("nf,vfe->vne", _place_features(grid, self.sizes["frequency"]), self.video_place)
-        # Only one view's rows of the matrix meet a token: undo the fan-in over all views.
-        return moment[:, :, None, None] + place * self.sizes["view"] ** 0.5
+        moment = _plus(self.video_frame[rows], guides.slots)
+        return _plus(moment[:, :, None, None], guides.patches)
 
-    def _seconds(self, seconds: Array) -> Array:
-        return sinusoid(seconds, self.sizes["frequency"], longest=1000.0, scale=10.0)
-
-    def modulations(
-        self, time: Float[Array, "B K S"], segments: Int[Array, "B A"]
-    ) -> tuple[Float[Array, "B K A action_embed"], Float[Array, "B K A modulation action_embed"]]:
-        """Each action token's time embedding and AdaLN numbers; fp32."""
+    def _modulations(self, time: Float[Array, "B K S"], segments: Int[Array, "B A"]) -> tuple[Array, Array]:
+        """Each action token's time embedding `[B K A embed]` and AdaLN numbers `[B K A modulation embed]`; fp32."""
         rows, draws, _ = time.shape
         ids = jnp.repeat(segments, draws, axis=0)
         parts = self.time(time.reshape(rows * draws, -1))
         return tuple(gather_segments(part, ids).reshape(rows, draws, -1, *part.shape[2:]) for part in parts)
 
-    def predict(
-        self, x: Float[Array, "B K A action_embed"], time: Float[Array, "B K A action_embed"]
-    ) -> Float[Array, "B K A 26"]:
-        """The head: AdaLN and a linear map that starts at zero; fp32."""
-        shift, scale = (time + row for row in self.head_modulation)
-        return self.head(modulate(x, shift, scale))
+
+class ActionDiT(ActionTower):
+    """The action diffusion transformer, on plain arrays.
+
+    Letters: B rows, K noise draws that share state and features, A action steps, S events a row, F latent frames
+    (slots), V views, n tokens of a view.
+
+        dit = ActionDiT(sizes=ActionDiTSizes(layers=2, embed=24, heads=2, mlp=48, video_embed=32, dof=7))
+        given = {"state": state, "dof_mask": dof_mask, "action_mask": action_mask, "view_mask": view_mask}
+        given["action_frames"] = 1 + jnp.arange(16)[None] // 8  # eight control steps a latent frame
+        variables = nn.meta.unbox(dit.init(key, noisy, time, features, **given))
+        velocity = dit.apply(variables, noisy, time, features, **given)
+
+    Attributes:
+      sizes: widths and counts.
+      dtype: of the matrix products; parameters, norms, softmax and outputs are fp32.
+      remat, unroll: as `nn.towers.towers` has them.
+    """
+
+    remat: str = "none"
+    unroll: int = 1
+
+    def setup(self):
+        super().setup()
+        options = {"remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
+        self.blocks = towers(self.sizes.layers, None, self.sizes.axes, **options)
+
+    def __call__(
+        self,
+        noisy: Float[Array, "B K A dof"],
+        time: Float[Array, "B K S"],
+        features: Float[Array, "layers B F V n video_embed"],
+        *,
+        state: Float[Array, "B S dof"],
+        dof_mask: Bool[Array, "B S dof"],
+        action_mask: Bool[Array, "B A"],
+        view_mask: Bool[Array, "B F V"],
+        action_frames: Int[Array, "B A"],
+        video_frames: Int[Array, "B F"] | None = None,
+        action_segment_ids: Int[Array, "B A"] | None = None,
+        action_positions: Int[Array, "B A"] | None = None,
+        segment_ids: Int[Array, "B F"] | None = None,
+        guides: ActionGuides = ActionGuides(),  # noqa: B008 (a tuple of constants)
+    ) -> Float[Array, "B K A dof"]:
+        """The head's prediction, fp32: a velocity unless the caller trains it to be something else. It is 0 in masked
+        steps and degrees of freedom, and what a mask excludes has no influence on what is real.
+
+        Args:
+          noisy: z_t = (1 - t) z_0 + t eps of the actions.
+          time: t of every draw and event, 0 (clean) to 1 (noise).
+          features: every video block's output, as `VideoDiT` returns them.
+          state: at the anchor.
+          view_mask: which frames are there, in which views.
+          action_frames: tau of every step (eq. 10), floor(k / K_p) + 1 for step k and K_p steps a latent frame.
+          video_frames: tau of every slot. None: 0 to F - 1, the anchor first.
+          action_segment_ids, segment_ids: the event of every step and slot, from 1, 0 for padding, in rows that hold
+            several events. None: every row is one event (S = 1).
+          action_positions: the step's index in its event. None: 0 to A - 1.
+          guides: what to add to state token, action tokens and features.
+
+        Raises:
+          InputError: features of another number of layers; more latent frames than E_tau has rows for, where
+            `video_frames` is None; None for segment ids where S is not 1.
+        """
+        rows, frames, longest = noisy.shape[0], features.shape[2], self.sizes.max_latent_frames
+        if len(features) != self.sizes.layers:
+            raise InputError("layers of the features", len(features), self.sizes.layers)
+        if video_frames is None and frames > longest + 1:
+            raise InputError("latent frames", frames, f"at most {longest + 1}, the rows of E_tau")
+        segments, steps = time.shape[-1], jnp.broadcast_to(jnp.arange(noisy.shape[2]), (rows, noisy.shape[2]))
+        ids = one_event(view_mask.any(-1), segments) if segment_ids is None else segment_ids
+        own = one_event(action_mask, segments) if action_segment_ids is None else action_segment_ids
+        own = jnp.where(action_mask, own, 0)
+        tau = jnp.broadcast_to(jnp.arange(frames), (rows, frames)) if video_frames is None else video_frames
+        actions = ActionSlots(own, steps if action_positions is None else action_positions, action_frames)
+        video = VideoSlots(ids, tau, view_mask & (ids > 0)[..., None])
+        given = {"state": state, "dof_mask": dof_mask, "patches": features.shape[4], "guides": guides}
+        start = self.begin(noisy, time, actions=actions, video=video, **given)
+        (_, tokens), _ = self.blocks((None, start.tokens), features, None, start.context)
+        return jnp.where(gather_segments(dof_mask, own)[:, None], self.finish(tokens, start.time), 0.0)
 
 
-def _place_features(grid: tuple[int, int], count: int) -> Float[Array, "n count"]:
-    """Sines and cosines of a patch centre's row and column in [0, 1], at 1/4, 1/2, ... cycles an image."""
-    rows, columns = grid
-    y, x = jnp.meshgrid((jnp.arange(rows) + 0.5) / rows, (jnp.arange(columns) + 0.5) / columns, indexing="ij")
-    cycles = jnp.pi / 2 * 2.0 ** (jnp.arange(count // 4) % 8)
-    angles = jnp.stack([y.reshape(-1, 1) * cycles, x.reshape(-1, 1) * cycles], -1).reshape(rows * columns, -1)
-    features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
-    return jnp.pad(features, ((0, 0), (0, count - features.shape[-1])))
+def _plus(x: Array, added: Array | None) -> Array:
+    return x if added is None else x + added

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from wallwm_jax.nn.activations import exchange
 from wallwm_jax.nn.layers import Linear, RMSNorm
 from wallwm_jax.nn.parameters import Initializer, zeros
+from wallwm_jax.nn.positions import Rotation, rotate
 
 _BLOCKED = -1e30
 
@@ -65,3 +67,34 @@ class Heads(nn.Module):
         if self.norm:
             heads = RMSNorm("[heads] head_dim", self.sizes, name="norm")(heads).astype(self.dtype)
         return heads
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with QK RMS norm and rotary positions, over tokens `[*batch, q, width]`.
+
+    Attributes:
+      axis: the width's name.
+      sizes: must give `axis`, heads and head_dim.
+      batch: the names of the batch axes (`nn.activations`). If none of them has it, the mesh's `sequence` splits tokens
+        outside and heads inside of attention: two all-to-alls between devices.
+      identity: the output projection starts as zeros, for a branch that starts as the identity.
+    """
+
+    axis: str
+    sizes: Mapping[str, int]
+    batch: str
+    identity: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch q width"], turn: Rotation, mask: AttentionMask
+    ) -> Float[Array, "*batch q width"]:
+        query = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="query")(x)
+        key = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="key")(x)
+        value = Heads(self.axis, self.sizes, dtype=self.dtype, name="value")(x)
+        outside, inside = (f"{self.batch} {tokens} heads head_dim" for tokens in ("tokens", "attended"))
+        parts = rotate(query, turn), rotate(key, turn), value
+        mixed = exchange(attend(*(exchange(part, outside, inside) for part in parts), mask), inside, outside)
+        declaration, init = f"heads head_dim -> {self.axis}", zeros if self.identity else None
+        return Linear(declaration, self.sizes, init, dtype=self.dtype, name="output")(mixed)

@@ -78,12 +78,15 @@ def view_rotation_size(pairs: int) -> int:
     return split_pairs(pairs, 4)[3]
 
 
-def from_anchor(frames: Int[Array, "*batch"], anchors: Int[Array, "*batch"], longest: int) -> Int[Array, "*batch"]:
-    """Rows of E_tau's table (of `longest` + 1) for latent frames `frames` of windows whose anchors are at `anchors`.
+def tau_rows(frames: Int[Array, "*batch"], longest: int) -> Int[Array, "*batch"]:
+    """Rows of E_tau's table (of `longest` + 1) for latent frames counted from the anchor.
 
     DECIDE: tau counts from the anchor, not from the window's first frame as in eq. 11. A row then means the same in
     both kinds of window, and what stage 2 has learned of events holds for chunks from the start. The past has the
     table's last rows, which an event reaches only if it is about as long as the table.
+
+    Only padding may lie outside -longest..longest, where the nearest row is taken: windows that do not fit the table
+    are refused when a run starts (`models.fits.check_window`).
     """
-    offsets = jnp.clip(frames - anchors, -longest, longest)
+    offsets = jnp.clip(frames, -longest, longest)
     return jnp.where(offsets < 0, longest + 1 + offsets, offsets)

@@ -1,6 +1,7 @@
 """Both towers' blocks as one stack: one `nn.scan` over one (perhaps rematerialised) block.
 
-Video-only, action-only on cached features and joint passes read the same parameters `{video, action}`.
+Video-only, action-only on cached features and joint passes read the same parameters `{video, action}`. `VideoDiT` and
+`ActionDiT` own such a stack with one of the two halves.
 """
 
 from collections.abc import Mapping
@@ -10,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from wallwm_jax.nn.action_dit import ActionBlock, ActionContext
+from wallwm_jax.nn.action_block import ActionBlock, ActionContext
 from wallwm_jax.nn.activations import lay_out
 from wallwm_jax.nn.remat import rematerialised
-from wallwm_jax.nn.video_dit import VideoBlock, VideoContext
+from wallwm_jax.nn.video_block import VideoBlock, VideoContext
 
 VIDEO_TOKENS, ACTION_TOKENS = "rows slots views patches embed", "rows draws steps action_embed"
 """The axes of both residual streams (`nn.activations`)."""
@@ -22,18 +23,20 @@ VIDEO_TOKENS, ACTION_TOKENS = "rows slots views patches embed", "rows draws step
 class TowerBlock(nn.Module):
     """Block i of the video tower and the action block that reads its output: pi(i) = i in WALL-WM eq. 9.
 
-    Either half runs when its tokens are given. The second result, the paired features, is returned when there is no
-    action half to consume them at once.
+    Either half runs when its tokens are given, and exists when its sizes are. The second result, the paired features,
+    is returned when there is no action half to consume them at once.
     """
 
-    video_sizes: Mapping[str, int]
-    action_sizes: Mapping[str, int]
+    video_sizes: Mapping[str, int] | None
+    action_sizes: Mapping[str, int] | None
     cross_view: bool = True
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.video = VideoBlock(self.video_sizes, self.cross_view, self.dtype)
-        self.action = ActionBlock(self.action_sizes, self.dtype)
+        if self.video_sizes is not None:
+            self.video = VideoBlock(self.video_sizes, self.cross_view, self.dtype)
+        if self.action_sizes is not None:
+            self.action = ActionBlock(self.action_sizes, self.dtype)
 
     def __call__(
         self,
@@ -53,8 +56,8 @@ class TowerBlock(nn.Module):
 
 def towers(
     layers: int,
-    video_sizes: Mapping[str, int],
-    action_sizes: Mapping[str, int],
+    video_sizes: Mapping[str, int] | None,
+    action_sizes: Mapping[str, int] | None,
     *,
     cross_view: bool = True,
     remat: str = "none",

@@ -1,222 +1,258 @@
-"""The multi-view video diffusion transformer: Wan's block plus cross-view attention (WALL-WM section 3, eq. 1).
+"""The multi-view video diffusion transformer (WALL-WM section 3): Wan's transformer with cross-view attention.
 
-Tokens are `[B, F, V, n, embed]` with n = patch rows x patch columns.
+`VideoDiT` is the whole network on plain arrays. `VideoTower` is the part of it around the blocks, for a model that
+runs these blocks in one scan with those of the action tower (`nn.towers`).
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.nn import masks, positions
 from wallwm_jax.nn.activations import exchange, joined
-from wallwm_jax.nn.attention import AttentionMask, Heads, attend
-from wallwm_jax.nn.layers import FeedForward, LayerNorm, Linear, TimeModulation, gather_segments, layer_norm, modulate
-from wallwm_jax.nn.painter import Painter
+from wallwm_jax.nn.attention import attention_mask
+from wallwm_jax.nn.layers import Linear, TimeModulation, gather_segments, layer_norm
 from wallwm_jax.nn.parameters import normal, parameter, zeros
-from wallwm_jax.nn.positions import Rotation, rotate
-from wallwm_jax.nn.remat import branch
-from wallwm_jax.nn.waypoints import Sketch, WaypointHead
-
-VIDEO_MODULATIONS = 9
-"""Shift, scale and gate of within-view attention, cross-view attention and the feed-forward network."""
+from wallwm_jax.nn.patches import grid_of, patchify, unpatchify
+from wallwm_jax.nn.slots import Slots
+from wallwm_jax.nn.towers import towers
+from wallwm_jax.nn.video_block import VIDEO_MODULATIONS, VideoContext
 
 
-class VideoContext(NamedTuple):
-    """What every video block reads; the same for all layers. Batch axes are joined (`nn.activations`)."""
-
-    modulation: Float[Array, "B F modulation embed"]
-    within_view_rotation: Rotation
-    """`[B, F * n, 1, pairs]`."""
-    within_view_mask: AttentionMask
-    """Batch axes B V."""
-    cross_view_rotation: Rotation
-    """`[B F, V * n, 1, pairs]`."""
-    cross_view_mask: AttentionMask
-    """Batch axes B F."""
-    text: Float[Array, "B S L embed"]
-    text_segments: Int[Array, "B F"]
-    """The segment whose caption a slot reads; ids from 1, 0 for none."""
-    text_mask: AttentionMask
-    """Batch axes B F, one query row for all of a slot's tokens."""
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with QK RMS norm and rotary positions, over tokens `[*batch, q, width]`.
+@dataclasses.dataclass(frozen=True)
+class VideoDiTSizes:
+    """Sizes of a video tower. The defaults that are numbers are Wan's.
 
     Attributes:
-      axis: the width's name.
-      sizes: must give `axis`, heads and head_dim.
-      batch: the names of the batch axes (`nn.activations`). If none of them has it, the mesh's `sequence` splits tokens
-        outside and heads inside of attention: two all-to-alls between devices.
-      identity: the output projection starts as zeros, for a branch that starts as the identity.
+      layers: blocks.
+      embed: width of a token; a multiple of 2 x heads.
+      mlp: hidden width of the feed-forward networks.
+      channels: latent channels C.
+      text_embed: width of the caption features.
+      views: rows of the view table, the most views that a batch may have.
+      patch: side of a patch in latent cells.
+      frequency: sines and cosines of the diffusion time.
+      predicted: numbers that the head gives each latent cell; None for C, a velocity.
+      guides: channels a cell that are given beside the latents (`nn.guidance`); the paper's model has none.
     """
 
-    axis: str
-    sizes: Mapping[str, int]
-    batch: str
-    identity: bool = False
-    dtype: Any = jnp.float32
+    layers: int
+    embed: int
+    heads: int
+    mlp: int
+    channels: int
+    text_embed: int
+    views: int = 1
+    patch: int = 2
+    frequency: int = 256
+    predicted: int | None = None
+    guides: int = 0
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "*batch q width"], turn: Rotation, mask: AttentionMask
-    ) -> Float[Array, "*batch q width"]:
-        query = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="query")(x)
-        key = Heads(self.axis, self.sizes, norm=True, dtype=self.dtype, name="key")(x)
-        value = Heads(self.axis, self.sizes, dtype=self.dtype, name="value")(x)
-        outside, inside = (f"{self.batch} {tokens} heads head_dim" for tokens in ("tokens", "attended"))
-        parts = rotate(query, turn), rotate(key, turn), value
-        mixed = exchange(attend(*(exchange(part, outside, inside) for part in parts), mask), inside, outside)
-        declaration, init = f"heads head_dim -> {self.axis}", zeros if self.identity else None
-        return Linear(declaration, self.sizes, init, dtype=self.dtype, name="output")(mixed)
+    def __post_init__(self):
+        if self.embed % (2 * self.heads):
+            raise InputError("VideoDiTSizes.embed", self.embed, f"a multiple of 2 x {self.heads} heads")
 
+    @property
+    def pairs(self) -> int:
+        """Rotation pairs of a head."""
+        return self.embed // self.heads // 2
 
-class TextAttention(nn.Module):
-    """Cross-attention of a slot's tokens to its own event's caption; exactly zero for an event without text."""
-
-    sizes: Mapping[str, int]
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b q embed"], context: VideoContext) -> Float[Array, "*b q embed"]:
-        query = Heads("embed", self.sizes, norm=True, dtype=self.dtype, name="query")(x)
-        key = Heads("embed", self.sizes, norm=True, dtype=self.dtype, name="key")(context.text)
-        value = Heads("embed", self.sizes, dtype=self.dtype, name="value")(context.text)
-        key, value = (gather_segments(part, context.text_segments) for part in (key, value))
-        key, value = (part.reshape(*joined(*part.shape[:2]), *part.shape[2:]) for part in (key, value))
-        query = exchange(query, "rows slots tokens heads head_dim")
-        key, value = (exchange(part, "rows slots letters heads head_dim") for part in (key, value))
-        mixed = attend(query, key, value, context.text_mask)
-        output = Linear("heads head_dim -> embed", self.sizes, dtype=self.dtype, name="output")(mixed)
-        return jnp.where(context.text_mask.rows[..., 0], output, jnp.zeros_like(output))
+    @property
+    def axes(self) -> dict[str, int]:
+        """Sizes of the axes that the tower's parameters declare."""
+        return {
+            "embed": self.embed,
+            "heads": self.heads,
+            "head_dim": self.embed // self.heads,
+            "mlp": self.mlp,
+            "text_embed": self.text_embed,
+            "frequency": self.frequency,
+            "modulation": VIDEO_MODULATIONS,
+            "view": self.views,
+            "view_rotation": positions.view_rotation_size(self.pairs),
+        }
 
 
-class VideoBlock(nn.Module):
-    """Within-view attention, cross-view attention, text cross-attention and a feed-forward network (eq. 1)."""
+class VideoPass(NamedTuple):
+    """A forward pass between the patch embedding and the blocks."""
 
-    sizes: Mapping[str, int]
-    cross_view: bool = True
-    dtype: Any = jnp.float32
+    tokens: Float[Array, "B F V n embed"]
+    context: VideoContext
+    time: Float[Array, "B F embed"]
+    """Each slot's time embedding, for the head."""
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "B F V n embed"], context: VideoContext) -> Float[Array, "B F V n embed"]:
-        sizes, dtype = self.sizes, self.dtype
-        rows, slots, views, patches, width = x.shape
-        table = parameter(self, "modulation", "[modulation] embed", sizes, normal(width**-0.5))
-        chosen = jnp.split(context.modulation[:, :, :, None, None] + table[:, None, None], VIDEO_MODULATIONS, 2)
-        shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (part[:, :, 0] for part in chosen)
 
-        by_view = (*joined(rows, views), slots * patches)
-        inner = modulate(x, shift1, scale1).astype(dtype).swapaxes(1, 2).reshape(*by_view, width)
-        turn = Rotation(
-            *(jnp.repeat(part, views, axis=0).reshape(*by_view, 1, -1) for part in context.within_view_rotation)
-        )
-        attention = SelfAttention("embed", sizes, "rows views", dtype=dtype, name="within_view")
-        mixed = attention(inner, turn, context.within_view_mask)
-        mixed = mixed.reshape(rows, views, slots, patches, width).swapaxes(1, 2)
-        x = (x + gate1 * branch(mixed)).astype(dtype)
+class VideoOutput(NamedTuple):
+    """What `VideoDiT` returns."""
 
-        by_slot = (*joined(rows, slots), views * patches, width)
-        if self.cross_view:
-            inner = modulate(x, shift2, scale2).astype(dtype).reshape(by_slot)
-            attention = SelfAttention("embed", sizes, "rows slots", identity=True, dtype=dtype, name="cross_view")
-            mixed = attention(inner, context.cross_view_rotation, context.cross_view_mask)
-            x = (x + gate2 * branch(mixed.reshape(x.shape))).astype(dtype)
-
-        inner = LayerNorm("embed", sizes, name="text_norm")(x).astype(dtype).reshape(by_slot)
-        x = x + branch(TextAttention(sizes, dtype, name="text")(inner, context).reshape(x.shape))
-        inner = modulate(x, shift3, scale3).astype(dtype)
-        return (x + gate3 * branch(FeedForward("embed", sizes, dtype, name="mlp")(inner))).astype(dtype)
+    prediction: Float[Array, "B F V h w predicted"]
+    """Of the head, fp32; a velocity unless the caller trains it to be something else."""
+    features: Float[Array, "layers B F V n embed"]
+    """The output of every block, which `ActionDiT` reads."""
 
 
 class VideoTower(nn.Module):
-    """What surrounds the video blocks: patch embedding, time, caption projection, camera angles and the head.
+    """What surrounds the video blocks: patch embedding, time, caption projection, camera angles and the head."""
 
-    Attributes:
-      sizes: must give embed, patch (latent values of a patch), frequency, modulation, text_embed, view, view_rotation.
-      channels: latent channels C.
-      patch: patch side in latent cells.
-      predicted: values that the head gives each latent cell: the latent's channels, and whatever else is asked of it.
-      reader: channels of the waypoint head's convolutions; none: no waypoints.
-      arms: how many arms have waypoints.
-      sketched: values a cell that a sketch adds to the latents.
-    """
-
-    sizes: Mapping[str, int]
-    channels: int
-    patch: int
-    predicted: int
-    reader: Sequence[int] = ()
-    arms: int = 0
-    sketched: int = 0
+    sizes: VideoDiTSizes
     dtype: Any = jnp.float32
 
     def setup(self):
-        sizes = dict(self.sizes)
-        # Conditioning y, its indicator and the waypoints' sketch sit beside the noisy latents on the same grid.
-        inputs = {**sizes, "patch": self.patch**2 * (2 * self.channels + 1 + self.sketched)}
-        if self.reader:
-            self.painter = Painter(sizes, self.dtype)
-            self.waypoint_head = WaypointHead(sizes, tuple(self.reader), self.arms, self.dtype)
+        row, sizes = self.sizes, self.sizes.axes
+        # The conditioning y, its indicator and guides sit beside the noisy latents on the same grid.
+        inputs = {**sizes, "patch": row.patch**2 * (2 * row.channels + 1 + row.guides)}
+        outputs = {**sizes, "patch": row.patch**2 * (row.channels if row.predicted is None else row.predicted)}
         self.embedding = Linear("patch -> embed @adamw", inputs, dtype=self.dtype)
         self.time = TimeModulation("embed", sizes)
         self.text_first = Linear("text_embed -> embed", sizes, dtype=self.dtype)
         self.text_second = Linear("embed -> embed", sizes, dtype=self.dtype)
         self.view_angles = parameter(self, "view_angles", "[view] view_rotation", sizes, normal(1.0))
         self.head_modulation = parameter(
-            self, "head_modulation", "[modulation] embed", {**sizes, "modulation": 2}, normal(sizes["embed"] ** -0.5)
+            self, "head_modulation", "[modulation] embed", {**sizes, "modulation": 2}, normal(row.embed**-0.5)
         )
-        self.head = Linear("embed -> patch @adamw", {**sizes, "patch": self.patch**2 * self.predicted}, zeros)
+        self.head = Linear("embed -> patch @adamw", outputs, zeros)
 
-    def embed(
+    def begin(
         self,
         noisy: Float[Array, "B F V h w C"],
+        time: Float[Array, "B S"],
+        text: Float[Array, "B S L text_embed"],
+        *,
+        text_mask: Bool[Array, "B S L"],
         observed: Float[Array, "B F V h w C"],
-        is_observed: Bool[Array, "B F"],
-        sketch: Sketch | None,
-    ) -> Float[Array, "B F V n embed"]:
-        """Patch tokens of the noisy latents, the conditioning y (blank where nothing is observed), its indicator and
-        the sketch."""
-        indicator = jnp.broadcast_to(is_observed[:, :, None, None, None, None], (*noisy.shape[:-1], 1))
-        conditioning = jnp.where(indicator, observed, 0.0)
-        sketched = () if sketch is None else sketch
-        cells = jnp.concatenate([noisy, conditioning, indicator.astype(noisy.dtype), *sketched], -1)
-        return self.embedding(patchify(cells, self.patch))
+        slots: Slots,
+        guides: Float[Array, "B F V h w guides"] | None = None,
+        visible: Bool[Array, "B F q k"] | None = None,
+    ) -> VideoPass:
+        """Tokens and what all blocks read; arguments as those of `VideoDiT`."""
+        self._check(noisy, guides)
+        rows, frames, views, height, width, _ = noisy.shape
+        grid, pairs = grid_of(height, width, self.sizes.patch), self.sizes.pairs
+        patches, ids = grid[0] * grid[1], slots.segment_ids
+        embedding, modulation = (gather_segments(part, ids) for part in self.time(time))
+        within = positions.within_view_angles(slots.positions, *grid, pairs).reshape(rows, frames * patches, pairs)
+        across = positions.cross_view_angles(slots.positions, *grid, self.view_angles[:views], pairs)
+        captions = self.text_second(nn.gelu(self.text_first(text), approximate=True))
+        readable = gather_segments(text_mask, ids)
+        context = VideoContext(
+            modulation=modulation,
+            within_view_rotation=positions.rotation(within),
+            within_view_mask=masks.within_view_mask(ids, slots.views, patches),
+            cross_view_rotation=positions.rotation(across.reshape(*joined(rows, frames), views * patches, pairs)),
+            cross_view_mask=masks.cross_view_mask(slots.views, patches, visible),
+            text=exchange(captions, "rows segments letters embed"),
+            text_segments=ids,
+            text_mask=attention_mask(readable.reshape(*joined(rows, frames), 1, -1)),
+        )
+        return VideoPass(self._embed(noisy, observed, slots.observed, guides), context, embedding)
 
-    def embed_text(self, features: Float[Array, "B S L text_embed"]) -> Float[Array, "B S L embed"]:
-        """Captions in the video tower's width (Wan's text embedding)."""
-        return self.text_second(nn.gelu(self.text_first(features), approximate=True))
-
-    def modulations(
-        self, time: Float[Array, "B S"], segment_ids: Int[Array, "B F"]
-    ) -> tuple[Float[Array, "B F embed"], Float[Array, "B F modulation embed"]]:
-        """Each slot's time embedding and AdaLN numbers; fp32."""
-        return tuple(gather_segments(part, segment_ids) for part in self.time(time))
-
-    def predict(
+    def finish(
         self, x: Float[Array, "B F V n embed"], time: Float[Array, "B F embed"], grid: tuple[int, int]
     ) -> Float[Array, "B F V h w predicted"]:
         """The head: AdaLN and a linear map that starts at zero; fp32, as the loss needs it."""
         shift, scale = (time + row for row in self.head_modulation)
         values = self.head(layer_norm(x) * (1.0 + scale[:, :, None, None]) + shift[:, :, None, None])
-        return unpatchify(values, grid, self.patch)
+        return unpatchify(values, grid, self.sizes.patch)
+
+    def _embed(self, noisy: Array, observed: Array, is_observed: Array, guides: Array | None) -> Array:
+        """Patch tokens of the noisy latents, the conditioning y (blank where nothing is observed), its indicator and
+        the guides."""
+        indicator = jnp.broadcast_to(is_observed[:, :, None, None, None, None], (*noisy.shape[:-1], 1))
+        conditioning = jnp.where(indicator, observed, 0.0)
+        beside = () if guides is None else (guides,)
+        cells = jnp.concatenate([noisy, conditioning, indicator.astype(noisy.dtype), *beside], -1)
+        return self.embedding(patchify(cells, self.sizes.patch))
+
+    def _check(self, noisy: Array, guides: Array | None) -> None:
+        """Raises InputError for latents that these sizes have no parameters for."""
+        row, given = self.sizes, 0 if guides is None else guides.shape[-1]
+        if noisy.shape[2] > row.views:
+            raise InputError("views of the latents", noisy.shape[2], f"at most {row.views}, the rows of the view table")
+        if noisy.shape[-1] != row.channels:
+            raise InputError("channels of the latents", noisy.shape[-1], row.channels)
+        if given != row.guides:
+            raise InputError("channels of the guides", given, row.guides)
 
 
-def patchify(cells: Float[Array, "B F V h w C"], patch: int) -> Float[Array, "B F V n values"]:
-    """Tokens of patch x patch latent cells, row-major."""
-    *batch, height, width, channels = cells.shape
-    grid = height // patch, patch, width // patch, patch
-    cells = cells.reshape(*joined(*batch), *grid, channels).swapaxes(-4, -3)
-    return cells.reshape(*batch, (height // patch) * (width // patch), patch * patch * channels)
+class VideoDiT(VideoTower):
+    """The video diffusion transformer, on plain arrays.
+
+    Letters: B rows, F latent frames (slots), V views, h x w latent cells that the patch divides, C latent channels,
+    S captions a row, L caption tokens, n = (h / patch) (w / patch) tokens of a view.
+
+        dit = VideoDiT(sizes=VideoDiTSizes(layers=2, embed=32, heads=2, mlp=64, channels=8, text_embed=16, views=3))
+        given = {"text_mask": text_mask, "view_mask": view_mask, "observed": latents, "observed_mask": observed_mask}
+        variables = nn.meta.unbox(dit.init(key, noisy, time, text, **given))
+        velocity, features = dit.apply(variables, noisy, time, text, **given)
+
+    Attributes:
+      sizes: widths and counts.
+      dtype: of the matrix products; parameters, norms, softmax and outputs are fp32.
+      cross_view: whether blocks have the cross-view branch; it starts as the identity.
+      remat, unroll: as `nn.towers.towers` has them.
+    """
+
+    cross_view: bool = True
+    remat: str = "none"
+    unroll: int = 1
+
+    def setup(self):
+        super().setup()
+        options = {"cross_view": self.cross_view, "remat": self.remat, "unroll": self.unroll, "dtype": self.dtype}
+        self.blocks = towers(self.sizes.layers, self.sizes.axes, None, **options)
+
+    def __call__(
+        self,
+        noisy: Float[Array, "B F V h w C"],
+        time: Float[Array, "B S"],
+        text: Float[Array, "B S L text_embed"],
+        *,
+        text_mask: Bool[Array, "B S L"],
+        view_mask: Bool[Array, "B F V"],
+        observed: Float[Array, "B F V h w C"],
+        observed_mask: Bool[Array, "B F"],
+        segment_ids: Int[Array, "B F"] | None = None,
+        frame_positions: Int[Array, "B F"] | None = None,
+        guides: Float[Array, "B F V h w guides"] | None = None,
+        visible: Bool[Array, "B F q k"] | None = None,
+    ) -> VideoOutput:
+        """The head's prediction and every block's output. What a mask excludes has no influence on what is real.
+
+        Args:
+          noisy: z_t = (1 - t) z_0 + t eps.
+          time: t of every event, 0 (clean) to 1 (noise).
+          text: caption features; an event whose `text_mask` is all False has no caption.
+          view_mask: which frames are there, in which views. A slot without any view is padding.
+          observed: clean latents of the slots of `observed_mask`, which replace `noisy` there; not read elsewhere.
+          segment_ids: the event of every slot, from 1, 0 for padding, in a row that holds several. None: every row
+            is one event (S = 1).
+          frame_positions: the latent frame's index in its event. None: 0 to F - 1.
+          guides: further channels on the grid of the latents, if the sizes say so.
+          visible: pairs of patches of one slot, q = k = V n, view-major, that may attend across views
+            (`nn.masks.sight_cone_mask`; training only). None: all.
+
+        Raises:
+          InputError: cells that the patch does not divide, more views than the view table has, or channels that are
+            not those of the sizes; None for `segment_ids` where S is not 1.
+        """
+        ids = one_event(view_mask.any(-1), time.shape[-1]) if segment_ids is None else segment_ids
+        steps = jnp.broadcast_to(jnp.arange(noisy.shape[1]), noisy.shape[:2])
+        at = steps if frame_positions is None else frame_positions
+        slots = Slots(ids, at, observed_mask, view_mask & (ids > 0)[..., None])
+        noisy = jnp.where(observed_mask[:, :, None, None, None, None], observed, noisy)
+        given = {"text_mask": text_mask, "observed": observed, "slots": slots, "guides": guides, "visible": visible}
+        start = self.begin(noisy, time, text, **given)
+        (tokens, _), features = self.blocks((start.tokens, None), None, start.context, None)
+        grid = grid_of(*noisy.shape[3:5], self.sizes.patch)
+        return VideoOutput(self.finish(tokens, start.time, grid), features)
 
 
-def unpatchify(
-    tokens: Float[Array, "B F V n values"], grid: tuple[int, int], patch: int
-) -> Float[Array, "B F V h w C"]:
-    """The inverse of `patchify` on a grid of patch rows x patch columns."""
-    *batch, _, values = tokens.shape
-    channels = values // patch**2
-    cells = tokens.reshape(*joined(*batch), *grid, patch, patch, channels).swapaxes(-4, -3)
-    return cells.reshape(*batch, grid[0] * patch, grid[1] * patch, channels)
+def one_event(real: Bool[Array, "B N"], segments: int) -> Int[Array, "B N"]:
+    """Segment ids of rows that hold one event each; raises InputError where `segments` says that they hold more."""
+    if segments != 1:
+        raise InputError("segment_ids", None, f"the event of every slot: there are {segments} events a row")
+    return real.astype(jnp.int32)

@@ -1,6 +1,7 @@
 """The losses of stages 1, 2 and 5: flow matching of a window's video (WALL-WM eq. 7) and of its actions (eq. 13).
 
-All take the model as an argument and know it by its methods alone. Randomness belongs to a row and slot of the
+All take the model as an argument and know it by its methods alone, of which those of a part that the model lacks
+answer None: waypoints, keyframe reader, duration head. Randomness belongs to a row and slot of the
 global batch: the draws do not depend on how the batch is sharded, nor a slot's noise on any content; given a part of
 the batch, the losses of all parts add up to the whole's (`portions`). Whatever a mask excludes is replaced by zero
 before the model sees it and never enters a loss, its mean or its gradients.
@@ -101,6 +102,11 @@ class Observed(NamedTuple):
     text_features: Float[Array, "B S L width"]
     text_mask: Bool[Array, "B S L"]
 
+    @property
+    def text(self) -> dict[str, Array]:
+        """What it is told, as keywords of the model's methods."""
+        return {"text_features": self.text_features, "text_mask": self.text_mask}
+
 
 def video_loss(
     model: Any,
@@ -127,8 +133,8 @@ def video_loss(
     noisy = noisy_video(observed.latents, noise, time, batch)
     sketch, told, parts = _sketch(model, parameters, batch, observed, settings, portion)
     predicted, features = model.apply(
-        {"params": parameters}, batch, noisy, observed.keyframes, time, observed.text_features, observed.text_mask,
-        jax.lax.stop_gradient(sketch), settings.sight_cones, method="video",
+        {"params": parameters}, batch, noisy, observed.keyframes, time, **observed.text,
+        sketch=jax.lax.stop_gradient(sketch), sight_cones=settings.sight_cones, method="video",
     )  # fmt: skip
     error = jnp.mean(jnp.square(predicted - flow.velocity(observed.latents, noise)), axis=-1)
     weight = flow.weight(of_segments(time, batch.frame_segment_ids), settings.regressed)
@@ -142,7 +148,7 @@ def _sketch(
 ) -> tuple[Any, Float[Array, ""], Metrics]:
     """What the video tower is shown of its waypoints, and the losses of waypoints, gaze and painter: sum and parts."""
     variables = {"params": parameters}
-    waypoints = model.apply(variables, batch, observed.text_features, observed.text_mask, method="waypoints")
+    waypoints = model.apply(variables, batch, **observed.text, method="waypoints")
     if waypoints is None:
         return None, jnp.zeros(()), {}
     labels_of = _labels_of(model, parameters)
@@ -155,8 +161,9 @@ def _sketch(
         places = jnp.where(labels.known[..., None], labels.places, waypoints.places)
         waypoints = waypoints._replace(places=places)
     sketch = model.apply(variables, batch, observed.keyframes, waypoints, method="sketch")
-    error = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
-    metrics["sketch_loss"] = portion.mean(video_loss_mask)(error, video_loss_mask(batch))
+    if sketch.painted is not None:
+        error = jnp.mean(jnp.square(sketch.painted - observed.latents), axis=-1)
+        metrics["sketch_loss"] = portion.mean(video_loss_mask)(error, video_loss_mask(batch))
     return sketch, sum(metrics.values()), metrics
 
 
@@ -168,7 +175,8 @@ def action_loss(
     settings: ActionSettings,
     portion: Portion = WHOLE,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Masked flow matching of the actions over K noise draws, plus the Huber loss of the log duration and that of gaze.
+    """Masked flow matching of the actions over K noise draws, plus the Huber loss of the log duration and that of gaze,
+    where the model has a duration head and a keyframe reader.
 
     The video tower runs once, at the anchor time, and passes no gradient back. `metrics` adds the parts of the loss
     ("action_loss", "action_gaze_loss", "duration_loss", with `dct_weight` also "dct_loss") to "tokens" and "events".
@@ -178,6 +186,8 @@ def action_loss(
     features = jax.lax.stop_gradient(anchor_features(model, fixed, batch, observed, key, settings, portion))
     loss, metrics = _action_flow(model, parameters, batch, observed, features, key, settings, portion)
     duration = _duration_loss(model, parameters, batch, observed, settings.huber_delta, portion)
+    if duration is None:
+        return loss, metrics
     return loss + settings.duration_weight * duration, metrics | {"duration_loss": duration}
 
 
@@ -224,9 +234,9 @@ def _action_flow(
     time = flow.sample_time(substream(key, "action_time"), *chosen, portion)
     slot_time = of_segments(time, batch.action_segment_ids)[..., None]
     noisy = flow.interpolate(actions, noise, slot_time)
-    given = (batch, observed.text_features, observed.text_mask)
-    found, looked_at = model.apply({"params": parameters}, *given, method="read_keyframes")
-    predicted = model.apply({"params": parameters}, batch, noisy, time, found, features, method="action")
+    variables = {"params": parameters}
+    found, looked_at = model.apply(variables, batch, **observed.text, method="read_keyframes")
+    predicted = model.apply(variables, batch, noisy, time, found=found, features=features, method="action")
     weight = flow.weight(slot_time, settings.regressed)
     error = weight * jnp.square(predicted - flow.velocity(actions, noise))
     loss = portion.mean(lambda whole: _for_draws(action_loss_mask(whole), draws))(error, _for_draws(valid, draws))
@@ -285,12 +295,11 @@ def anchor_features(
     offset = portion.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
     time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
     noise = portion.normal(substream(key, "video_noise"), observed.latents.shape)
-    variables, given = {"params": parameters}, (observed.text_features, observed.text_mask)
-    sketch = model.apply(variables, batch, observed.keyframes, *given, method="foresee")
+    variables, noisy = {"params": parameters}, noisy_video(observed.latents, noise, time, batch)
+    sketch = model.apply(variables, batch, observed.keyframes, **observed.text, method="foresee")
     _, features = model.apply(
-        variables, batch, noisy_video(observed.latents, noise, time, batch), observed.keyframes, time, *given, sketch,
-        False, method="video",
-    )  # fmt: skip
+        variables, batch, noisy, observed.keyframes, time, **observed.text, sketch=sketch, method="video"
+    )
     return features
 
 
@@ -308,12 +317,11 @@ def action_loss_mask(batch: EventBatch) -> Bool[Array, "B A 26"]:
 
 def _duration_loss(
     model: Any, parameters: Any, batch: EventBatch, observed: Observed, delta: float, portion: Portion
-) -> Float[Array, ""]:
-    """Huber loss of the predicted log number of control steps, over the segments in use."""
-    predicted = model.apply(
-        {"params": parameters}, batch, observed.keyframes, observed.text_features, observed.text_mask,
-        method="duration",
-    )  # fmt: skip
+) -> Float[Array, ""] | None:
+    """Huber loss of the predicted log number of control steps, over the segments in use; None without a head."""
+    predicted = model.apply({"params": parameters}, batch, observed.keyframes, **observed.text, method="duration")
+    if predicted is None:
+        return None
     error = jnp.abs(predicted - jnp.log(jnp.maximum(batch.event_steps, 1).astype(jnp.float32)))
     huber = jnp.where(error <= delta, 0.5 * jnp.square(error), delta * (error - 0.5 * delta))
     return portion.mean(lambda whole: whole.segment_mask)(huber, batch.segment_mask)

@@ -16,7 +16,7 @@ from wallwm_jax.train.families import FAMILIES, Families, family_of
 from wallwm_jax.train.fit import Programs, make_programs
 from wallwm_jax.train.run import Run
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.stages import Stage, without_absent
 from wallwm_jax.train.state import TrainState
 
 
@@ -59,6 +59,7 @@ def abstract_step(
     model = family.planned(config, views, remat)
     batch = abstract_batch(stage, config, family.variant(model), views, batch_sharding(mesh))
     parameters, declarations = family.shapes(model, batch)
+    stage = without_absent(stage, parameters)
     records = Records({}, {}, {}, {})
     run = Run(stage, model, declarations, settings, mesh, config.seed, records, pathlib.Path())
     with using(mesh):

@@ -30,7 +30,7 @@ from wallwm_jax.train.progress import Reporter, default_reporter
 from wallwm_jax.train.resumption import check_origin, data_sources, resumed_records
 from wallwm_jax.train.run import Run, Start
 from wallwm_jax.train.settings import configured_stage
-from wallwm_jax.train.stages import Stage
+from wallwm_jax.train.stages import Stage, without_absent
 from wallwm_jax.train.state import TrainState, placement_by
 from wallwm_jax.train.stop import StopSignals
 
@@ -90,6 +90,7 @@ def train_stage(
         reporter.note(f"accepted a change of {change}, at step {begun}: {names}")
     data = family.data(stage, config, curated, settings.run.eval_batches)
     shapes, declarations = family.shapes(model, data.heldout[0])
+    stage = without_absent(stage, shapes)
     key, placement = stream(config.seed, "init"), placement_by(shapes, declarations, mesh)
 
     def start() -> Any:
@@ -144,7 +145,8 @@ def starting_parameters(
         parameters = {**parameters, tower: found[tower]}
     for source, target in stage.copies:
         part = _part(parameters, source)
-        if part is not None:  # a copy of its own: a state takes over every array that it is made from, once
+        if part is not None and _part(parameters, target) is not None:
+            # A copy of its own: a state takes over every array that it is made from, once.
             parameters = _with_part(parameters, target, jax.tree.map(jnp.copy, part))
     return parameters
 

@@ -59,7 +59,9 @@ class Stage:
       captions: which texts the batches hold, in words.
       starts_from: the stage whose averaged parameters it starts from; None starts from fresh ones.
       takes: (tower, stage) pairs of towers that come from other stages.
-      copies: (from, to) paths of parts that start as a copy of another part of the same shapes.
+      copies: (from, to) paths of parts that start as a copy of another part of the same shapes, where the model has
+        both.
+      optional: names of `trains` that a model may lack.
       model_sections: top-level sections of the config that describe the model.
     """
 
@@ -73,6 +75,7 @@ class Stage:
     starts_from: str | None = None
     takes: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
+    optional: frozenset[str] = frozenset()
     model_sections: tuple[str, ...] = ("model",)
 
     @property
@@ -100,3 +103,8 @@ def _at(config: Section, path: tuple[str, ...]) -> Section:
     for part in path:
         section = section.get(part, {})
     return section
+
+
+def without_absent(stage: Stage, parameters: Mapping[str, Any]) -> Stage:
+    """`stage` without its optional towers that a model with these parameters does not have."""
+    return dataclasses.replace(stage, trains=stage.trains - (stage.optional - set(parameters)))

@@ -137,6 +137,7 @@ STAGES: tuple[Stage, ...] = (
         captions="the event's own",
         starts_from="video",
         copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
+        optional=frozenset({"duration"}),
     ),
     Stage(
         name="adaptation",

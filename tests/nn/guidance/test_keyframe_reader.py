@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from wallwm_jax.nn.keyframe_reader import Asked, KeyframeReader, ReadingEmbedding
+from wallwm_jax.nn.guidance.keyframe_reader import Asked, KeyframeReader, ReadingEmbedding
 from wallwm_jax.nn.parameters import unbox
 
 EVENTS, VIEWS, SIDE, LENGTH = 16, 2, 24, 3

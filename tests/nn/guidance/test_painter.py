@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wallwm_jax.nn.painter import Painter
+from wallwm_jax.nn.guidance.painter import Painter
 from wallwm_jax.nn.parameters import unbox
 
 VIEWS, SIDE, CHANNELS = 2, 6, 3

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from wallwm_jax.nn.attention import Heads, attend, attention_mask
+from wallwm_jax.nn.guidance.places import resized
 from wallwm_jax.nn.layers import FeedForward, Linear, RMSNorm
 from wallwm_jax.nn.parameters import Initializer, normal, parameter, zeros
 
@@ -21,10 +22,12 @@ class DurationHead(nn.Module):
 
     Attributes:
       sizes: must give embed (own width), heads, head_dim, mlp, patch (inputs a patch), text_embed, dof, view, position
-        (patches a view), output (1).
+        (the learned places of a view's patches), output (1).
+      grid: patch rows and columns of these places; other grids are given places in between.
     """
 
     sizes: Mapping[str, int]
+    grid: tuple[int, int]
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -36,11 +39,13 @@ class DurationHead(nn.Module):
         text_mask: Bool[Array, "B S L"],
         state: Float[Array, "B S 26"],
         dof_mask: Bool[Array, "B S 26"],
+        grid: tuple[int, int],
     ) -> Float[Array, "B S"]:
-        """Natural logarithm of the number of control steps; fp32."""
+        """Natural logarithm of the number of control steps; fp32. `grid` are the keyframes' patch rows and columns."""
         sizes, dtype = self.sizes, self.dtype
         rows, segments, views, patches, _ = keyframes.shape
         place = parameter(self, "place", "[view position] embed", sizes, normal(0.02))
+        place = resized(place[:views], self.grid, grid)
         patch_tokens = Linear("patch -> embed @adamw", sizes, dtype=dtype, name="keyframe")(keyframes) + place
         text_tokens = Linear("text_embed -> embed", sizes, dtype=dtype, name="text")(text)
         known = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(state.dtype)], -1)

@@ -45,9 +45,8 @@ class Painter(nn.Module):
         sizes = {**self.sizes, "window": seen.shape[-1], "stem": WIDTH, "output": 1 + arms + channels}
         x = Linear("window -> stem", sizes, dtype=self.dtype, name="cells")(seen)
         # Each camera's table looks different.
-        x = nn.gelu(
-            x + Linear("view -> stem @adamw", sizes, bias=None, name="camera")(jnp.eye(sizes["view"]))[:, None, None]
-        )
+        cameras = Linear("view -> stem @adamw", sizes, bias=None, name="camera")(jnp.eye(sizes["view"]))
+        x = nn.gelu(x + cameras[: moved.shape[2], None, None])
         for index in range(DEPTH):
             windows = neighbourhoods(x.reshape(*grid, WIDTH), 1)
             sizes = {**sizes, "window": windows.shape[-1]}

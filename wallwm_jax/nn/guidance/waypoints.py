@@ -14,10 +14,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from wallwm_jax.core.types import ARMS, POSITION, EventBatch
-from wallwm_jax.nn.keyframe_reader import Asked, KeyframeReader, ReadingEmbedding
+from wallwm_jax.nn.guidance.keyframe_reader import Asked, KeyframeReader, ReadingEmbedding
+from wallwm_jax.nn.guidance.waypoint_labels import progress_of
 from wallwm_jax.nn.layers import Linear, gather_segments
 from wallwm_jax.nn.parameters import Initializer, normal
-from wallwm_jax.nn.waypoint_labels import progress_of
 
 _MOMENT = 8
 """Numbers that say when in its event a frame is."""
@@ -42,8 +42,13 @@ class Sketch(NamedTuple):
 
     maps: Float[Array, "B F V h w maps"]
     """Bumps around the waypoints."""
-    painted: Float[Array, "B F V h w C"]
-    """Latents of the painter's picture."""
+    painted: Float[Array, "B F V h w C"] | None
+    """Latents of the painter's picture; None without a painter."""
+
+    @property
+    def channels(self) -> Float[Array, "B F V h w guides"]:
+        """Everything, as channels beside the latents."""
+        return self.maps if self.painted is None else jnp.concatenate([self.maps, self.painted], -1)
 
 
 class WaypointHead(nn.Module):
@@ -77,6 +82,7 @@ class WaypointHead(nn.Module):
         hidden = nn.gelu(gather_segments(known, segment_ids)[:, :, None] + when)
         hidden = nn.gelu(Linear("embed -> embed @adamw", sizes, dtype=self.dtype, name="hidden")(hidden))
         weights = Linear("embed -> view output @adamw", sizes, normal(0.02), Initializer(), name="output")(hidden)
+        weights = weights[..., : asked.pictures.shape[1], :]
         numbers = weights.reshape(*weights.shape[:-1], self.arms, 3).astype(jnp.float32)
         spreads = _LEAST_SPREAD + (_TYPICAL_SPREAD - _LEAST_SPREAD) * nn.softplus(numbers[..., 2]) / jnp.log(2.0)
         looked_at = reading.logits.reshape(*state.shape[:2], *reading.logits.shape[1:])

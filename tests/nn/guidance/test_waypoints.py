@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tests.train.synthetic import SLOTS, random_batch
 from wallwm_jax.nn.cameras import project
+from wallwm_jax.nn.guidance.waypoint_labels import progress_of
+from wallwm_jax.nn.guidance.waypoints import Waypoints, known_arms, moved_pictures, waypoint_maps
 from wallwm_jax.nn.sight_cones import patch_cones
-from wallwm_jax.nn.waypoint_labels import progress_of
-from wallwm_jax.nn.waypoints import Waypoints, known_arms, moved_pictures, waypoint_maps
 
 
 def batch_of(seed):

@@ -46,7 +46,7 @@ class KeyframeReader(nn.Module):
     """Strided convolutions over every view, and queries from the caption that attend over their cells.
 
     Attributes:
-      sizes: must give text_embed, view, query (reads a view).
+      sizes: must give text_embed, view (the most views that pictures may have), query (reads a view).
       widths: channels of every convolution; each halves the picture's side.
     """
 
@@ -61,7 +61,7 @@ class KeyframeReader(nn.Module):
         rows, columns = cells.shape[2:4]
         cells = cells.reshape(*cells.shape[:2], rows * columns, -1)
         caption = self._caption(asked.text, asked.text_mask)
-        query = self._queries(caption)
+        query = self._queries(caption)[:, : cells.shape[1]]
         key = self._by_view("key", cells)
         scores = (jnp.einsum("nvmd,nvcd->nvmc", query, key) * query.shape[-1] ** -0.5).astype(jnp.float32)
         found = jnp.einsum("nvmc,cd->nvmd", jax.nn.softmax(scores, -1), _places(rows, columns))
@@ -95,7 +95,7 @@ class KeyframeReader(nn.Module):
         """A linear map of its own for every view: a thing looks different from every camera."""
         sizes = {**self.sizes, "stem": cells.shape[-1], "head_dim": WIDTH}
         weight = parameter(self, name, "stem -> view head_dim @adamw", sizes)
-        return jnp.einsum("nvcs,svd->nvcd", cells, weight)
+        return jnp.einsum("nvcs,svd->nvcd", cells, weight[:, : cells.shape[1]])
 
 
 class ReadingEmbedding(nn.Module):
@@ -114,6 +114,8 @@ class ReadingEmbedding(nn.Module):
     def __call__(self, reading: Reading) -> Float[Array, "N width"]:
         axis, found, caption = self.axis, reading.found, reading.caption
         sizes = {**self.sizes, "window": found.shape[-1], "head_dim": caption.shape[-1]}
+        # A view that the pictures do not have is one that is absent.
+        found = jnp.pad(found, [(0, 0), (0, sizes["view"] - found.shape[1]), (0, 0), (0, 0)])
         hidden = Linear(f"view query window -> {axis} @adamw", sizes, dtype=self.dtype, name="hidden")(found)
         hidden = hidden + Linear(f"head_dim -> {axis} @adamw", sizes, bias=None, name="asked")(caption)
         return Linear(f"{axis} -> {axis} @adamw", sizes, dtype=self.dtype, name="output")(nn.gelu(hidden))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.train.synthetic import SIZE, VIEWS, random_batch
-from wallwm_jax.nn.waypoint_labels import waypoint_labels
-from wallwm_jax.nn.waypoints import known_arms
+from wallwm_jax.nn.guidance.waypoint_labels import waypoint_labels
+from wallwm_jax.nn.guidance.waypoints import known_arms
 
 RIGHT = (1,)
 
