@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--workdir", required=True, help="where the run keeps everything it writes")
         subparser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
         if name == "evaluate":
-            subparser.add_argument("--mode", help="drive the simulator instead: event or unified (extra `sim`)")
+            subparser.add_argument("--mode", help="drive the simulator instead, in that inference mode (extra `sim`)")
             subparser.add_argument("--rerun", action="store_true", help="also write a Rerun recording (extra `rerun`)")
         if name == "train":
             subparser.add_argument("--stage", type=int, required=True, help="0 to 5, see README")
