@@ -14,9 +14,8 @@ import pytest
 from tests.core.test_files import read_only_folder
 from tests.data import lerobot_fixture
 from wallwm_jax.cli import pipeline
-from wallwm_jax.cli.driving import finished
 from wallwm_jax.cli.main import main
-from wallwm_jax.core.errors import InputError, RunError
+from wallwm_jax.core.errors import RunError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.train import loop
 from wallwm_jax.train.checkpoint import read_checkpoint
@@ -331,12 +330,3 @@ def test_a_stage_that_cannot_go_on_ends_with_code_1(dataset, tmp_path, capsys, m
     assert main([*command, "--accept-change", "statistic"]) == 2
     errors = capsys.readouterr().err
     assert "'melt'" in errors and "--accept-change: found 'statistic'" in errors
-
-
-def test_a_stage_that_has_saved_nothing_is_not_finished(tmp_path):
-    """Begun and interrupted before its first checkpoint, it is left out; asked for, it is missed by name."""
-    assert finished(tmp_path, "adaptation") is None
-    (tmp_path / "adaptation" / "checkpoints").mkdir(parents=True)
-    assert finished(tmp_path, "adaptation") is None
-    with pytest.raises(InputError, match="adaptation/checkpoints"):
-        finished(tmp_path, "adaptation", required=True)

@@ -100,7 +100,7 @@ def test_each_event_starts_from_a_fresh_observation(protocol):
     assert [len(requests) for requests in controller.seen] == [2, 2, 2, 1, 1, 1]
     assert [environment.scene for environment in environments] == [6_000_000, 6_000_001]
     captions = [requests[-1].caption for requests in controller.seen]
-    assert controller.seen[-1][0].completed == tuple(captions[:-1]) and controller.seen[0][0].elapsed == 0
+    assert controller.seen[-1][0].done == tuple(captions[:-1]) and controller.seen[0][0].elapsed == 0
 
 
 def test_a_controller_is_shown_the_steps_it_asks_for(protocol):

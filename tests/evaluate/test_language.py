@@ -42,14 +42,14 @@ class Known(Reasoning):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Situations without pictures: the judge looks at none."""
+    """Requests without pictures: the judge looks at none."""
 
-    def situation(curated, moment: Moment):
+    def moment_request(curated, moment: Moment):
         blank = Observation(np.zeros((1, 1, 1, 3), np.uint8), np.ones(1, bool), np.zeros(26), np.zeros(26, bool))
         done = tuple(event.caption for event in moment.plan.events[: moment.number])
-        return language.Situation(blank, moment.plan.instruction, done)
+        return language.Request(blank, moment.plan.instruction, done)
 
-    monkeypatch.setattr(language, "situation", situation)
+    monkeypatch.setattr(language, "moment_request", moment_request)
 
 
 def test_bigrams_are_the_most_frequent_followers():

@@ -10,10 +10,17 @@ from tests.evaluate.toy_dataset import PLAN
 from wallwm_jax.core.types import ActionChunk
 from wallwm_jax.evaluate.events import arm_path
 from wallwm_jax.evaluate.rollouts import event_rollout, fullest_episode, unified_rollout
-from wallwm_jax.infer.event_mode import EventMode, EventPrediction
+from wallwm_jax.infer.conditions import ChunkSettings
+from wallwm_jax.infer.denoise import TextCondition
+from wallwm_jax.infer.driver import PolicySettings
+from wallwm_jax.infer.event_driver import EventDriver
+from wallwm_jax.infer.event_mode import EventMode, EventModeSettings, EventPrediction
 from wallwm_jax.infer.history import History
+from wallwm_jax.infer.policy import Policy
 from wallwm_jax.infer.safety import Failure
-from wallwm_jax.infer.unified_mode import ChunkPrediction, UnifiedMode
+from wallwm_jax.infer.text_sources import CAPTION
+from wallwm_jax.infer.unified_driver import UnifiedDriver
+from wallwm_jax.infer.unified_mode import ChunkPrediction, UnifiedMode, UnifiedModeSettings
 
 KEY, STARTS = jax.random.key(0), np.cumsum([0, *(steps for _, _, steps in PLAN)])
 
@@ -30,7 +37,12 @@ class Oracle:
 
     def __init__(self, curated, episode):
         self.curated, self.episode, self.asked = curated, episode, []
-        self.settings = type("Settings", (), {"window": type("Window", (), {"steps": 8})})
+        self.embodiment = curated.embodiment
+
+    def encode(self, captions):
+        self.told = list(captions)
+        mask = np.ones((len(captions), 1, 4), bool)
+        return TextCondition(np.zeros((*mask.shape, 2), np.float32), mask, mask[..., 0])
 
     def _answer(self, kind, seen, state, text):
         (start,) = np.flatnonzero((self.curated.frames(self.episode) == seen).all((1, 2, 3, 4)))
@@ -46,19 +58,28 @@ class Oracle:
 
 
 class EventOracle(Oracle, EventMode):
-    def predict(self, observations, captions, *, key):
-        given = zip(observations, captions, strict=True)
+    settings = EventModeSettings()
+
+    def predict(self, observations, text, steps, *, key, dream):
+        assert dream and steps == [None] * len(observations)
+        given = zip(observations, self.told, strict=True)
         return [self._answer(EventPrediction, seen.views, seen.state, text) for seen, text in given]
 
 
 class UnifiedOracle(Oracle, UnifiedMode):
+    settings = UnifiedModeSettings(window=ChunkSettings(history_latents=1, future_latents=1))
+
     def history(self):
         return History(1, 2)
 
     def act(self, histories, texts, *, key, dream):
         frames = np.zeros((2, 4, *histories[0].shape), np.uint8)
         histories[0].write(frames)
-        return [self._answer(ChunkPrediction, frames[-1, -1], histories[0].state, texts[0])]
+        return [self._answer(ChunkPrediction, frames[-1, -1], histories[0].state, self.told[0])]
+
+
+def serve(driver):
+    return Policy(driver, CAPTION, PolicySettings(timings=False))
 
 
 @pytest.fixture
@@ -69,7 +90,7 @@ def episode(curated):
 def test_event_mode_goes_from_event_to_event(curated, episode):
     """Every event once, in order, from its own first picture; errors are those at the events' ends."""
     mode = EventOracle(curated, episode)
-    rollout = event_rollout(mode, curated, episode, KEY)
+    rollout = event_rollout(serve(EventDriver(mode)), curated, episode, KEY)
     assert mode.asked == [(int(start), f"{verb} {name}") for start, (verb, name, _) in zip(STARTS, PLAN, strict=False)]
     assert [(piece.start, piece.end) for piece in rollout.pieces] == list(itertools.pairwise(STARTS))
     truth = arm_path(curated.action(episode))
@@ -80,7 +101,7 @@ def test_event_mode_goes_from_event_to_event(curated, episode):
 def test_unified_mode_goes_from_chunk_to_chunk(curated, episode):
     """Every eighth step, told the event under way; the last chunk is cut where the episode ends."""
     mode = UnifiedOracle(curated, episode)
-    rollout = unified_rollout(mode, curated, episode, KEY)
+    rollout = unified_rollout(serve(UnifiedDriver(mode)), curated, episode, KEY)
     last = curated.length(episode) - 1
     assert [start for start, _ in mode.asked] == list(range(0, last, 8))
     for start, text in mode.asked:
@@ -92,7 +113,7 @@ def test_unified_mode_goes_from_chunk_to_chunk(curated, episode):
 
 def test_a_refusal_is_told_and_shows_what_was_seen_last(curated, episode):
     """Instead of a dream stands the picture before; frames are the recorded ones at the ends."""
-    rollout = unified_rollout(UnifiedOracle(curated, episode), curated, episode, KEY)
+    rollout = unified_rollout(serve(UnifiedDriver(UnifiedOracle(curated, episode))), curated, episode, KEY)
     assert [piece.failed for piece in rollout.pieces] == [False, True] + [False] * (len(rollout.pieces) - 2)
     np.testing.assert_array_equal(rollout.dreams[1], curated.frames(episode)[8])
     assert (rollout.dreams[0] == 1).all() and rollout.instruction == "tidy up"

@@ -12,7 +12,8 @@ from wallwm_jax.infer.conditions import WindowSettings
 from wallwm_jax.infer.denoise import SolverSettings
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 from wallwm_jax.infer.planned_events import PlannedEvents
-from wallwm_jax.infer.planner import PlannerRequest, PlannerSettings
+from wallwm_jax.infer.planner import PlannerSettings
+from wallwm_jax.infer.request import Request
 from wallwm_jax.infer.safety import EMPTY_TEXT, NON_FINITE_VIDEO
 
 KEY, ARM = jax.random.key(0), [10, 11, 12]
@@ -41,7 +42,7 @@ def mode(make_mode):
 
 
 def act(mode, planner, observation, instruction="tidy up", settings=SETTINGS):
-    return PlannedEvents(mode, planner, settings).act(PlannerRequest(instruction, observation), key=KEY)
+    return PlannedEvents(mode, planner, settings).act(Request(observation, instruction), key=KEY)
 
 
 def assert_held(event, observation, name):
@@ -92,7 +93,7 @@ def test_a_planner_that_hangs_is_named_in_time(mode, observe):
     observation, release = observe(3), threading.Event()
     settings = PlannerSettings(seconds=0.05, text_length=24, hold_steps=3)
     events = PlannedEvents(mode, lambda request: release.wait() and PLAN, settings)
-    request = PlannerRequest("tidy up", observation)
+    request = Request(observation, "tidy up")
     assert_held(events.act(request, key=KEY), observation, names.PLANNER_TIMEOUT)
     assert_held(events.act(request, key=KEY), observation, names.PLANNER_BUSY)
     release.set()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from wallwm_jax.infer import planner as module
-from wallwm_jax.infer.planner import GuardedPlanner, PlannerRequest, PlannerSettings
+from wallwm_jax.infer.planner import GuardedPlanner, PlannerSettings
+from wallwm_jax.infer.request import Request
 
 PLAN = json.dumps({"state": "initial_plan", "plan": ["reach for the puck", "lift it"]})
 SETTINGS = PlannerSettings(seconds=5.0, text_length=24, hold_steps=3)
@@ -22,7 +23,7 @@ def execution(decision, caption="lift it", detail=""):
 
 @pytest.fixture
 def request_(observe):
-    return PlannerRequest("tidy up", observe(0), ("reach",))
+    return Request(observe(0), "tidy up", ("reach",))
 
 
 def ask(answer, request, **changes):

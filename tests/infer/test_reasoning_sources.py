@@ -7,9 +7,9 @@ import pytest
 
 from wallwm_jax.core.planner_states import parse
 from wallwm_jax.data.traces import NOTHING
-from wallwm_jax.infer.planner import PlannerRequest
 from wallwm_jax.infer.reasoning import Reasoning
 from wallwm_jax.infer.reasoning_sources import EventPlanner
+from wallwm_jax.infer.request import Request
 
 PLAN = ("reach for the puck", "grasp it", "lift it")
 
@@ -20,16 +20,16 @@ class Scripted(Reasoning):
     def __init__(self):
         self.asked = 0
 
-    def next_events(self, situations):
-        self.asked += len(situations)
-        places = [len(situation.done) for situation in situations]
+    def next_events(self, requests):
+        self.asked += len(requests)
+        places = [len(request.memory) for request in requests]
         return [SimpleNamespace(caption=PLAN[at] if at < len(PLAN) else NOTHING, steps=9.0) for at in places]
 
 
 @pytest.fixture
 def ask(observe):
     planner = EventPlanner(Scripted())
-    return lambda done: parse(planner(PlannerRequest("tidy up", observe(0), tuple(done))))
+    return lambda done: parse(planner(Request(observe(0), "tidy up", tuple(done))))
 
 
 def test_a_new_task_is_planned_and_then_gone_through(ask):
@@ -53,6 +53,6 @@ def test_a_task_that_is_under_way_is_not_planned_anew(ask):
 def test_a_plan_has_an_end(observe):
     """A head that never stops gives a plan of the longest length."""
     endless = Scripted()
-    endless.next_events = lambda situations: [SimpleNamespace(caption="again", steps=1.0) for _ in situations]
-    answer = EventPlanner(endless, longest=5)(PlannerRequest("tidy up", observe(0)))
+    endless.next_events = lambda requests: [SimpleNamespace(caption="again", steps=1.0) for _ in requests]
+    answer = EventPlanner(endless, longest=5)(Request(observe(0), "tidy up"))
     assert json.loads(answer)["plan"] == ["again"] * 5

@@ -10,8 +10,9 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.conditions import ChunkSettings, WindowSettings, chunk_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
+from wallwm_jax.infer.request import Request
 from wallwm_jax.infer.safety import EMPTY_TEXT
-from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, TextRequest, TextSource
+from wallwm_jax.infer.text_sources import CaptionSource, InstructionSource, TextSource
 from wallwm_jax.infer.unified_mode import UnifiedMode, UnifiedModeSettings
 
 ARM = [10, 11, 12]
@@ -109,7 +110,7 @@ def test_switching_sources_compiles_nothing_and_draws_the_same_noise(make_mode, 
     """After warming up, any source, number of robots, length of history or text finds its programs ready (jax's own
     counter agrees); and with the same words every source gives the same bits, so that no noise depends on it."""
     mode, compiled = make_mode(fresh="sources"), []
-    request = TextRequest("lift", observe(0), 0)
+    request = Request(observe(0), "lift")
     sources = [InstructionSource(mode.encode), CaptionSource(mode.encode, lambda asked: "lift")]
     assert all(isinstance(source, TextSource) for source in sources)
     mode.warm_up(observe(0).views.shape, dream=True)
@@ -146,7 +147,7 @@ def test_an_instruction_is_encoded_once(make_mode, observe):
         return mode.encode(captions)
 
     source = InstructionSource(encode)
-    requests = [TextRequest(text, observe(0), chunk) for chunk, text in enumerate(["tidy up", "press", "tidy up"])]
+    requests = [Request(observe(0), text, chunk=chunk) for chunk, text in enumerate(["tidy up", "press", "tidy up"])]
     first, again = source.condition(requests), source.condition(requests[::-1])
     assert encoded == [["tidy up", "press"]]
     np.testing.assert_array_equal(first.features, again.features[::-1])

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import ml_collections
 
-from wallwm_jax.cli.driving import finished, reasoning_of, unified_mode
+from wallwm_jax.cli.driving import serving
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.planning import PlanSettings
@@ -17,9 +18,13 @@ from wallwm_jax.evaluate.evaluation import evaluate
 from wallwm_jax.evaluate.language import evaluate_language
 from wallwm_jax.evaluate.rollouts import Rollout, event_rollout, fullest_episode, unified_rollout
 from wallwm_jax.evaluate.settings import EvaluationSettings
+from wallwm_jax.infer.event_driver import EventDriver
 from wallwm_jax.infer.event_mode import EventMode
+from wallwm_jax.infer.loading import TrainedRun
+from wallwm_jax.infer.policy import Policy
+from wallwm_jax.infer.text_sources import CAPTION
 from wallwm_jax.train.architecture import architecture, build_model, model_of, reasoner_of
-from wallwm_jax.train.checkpoint import check_equal, read_checkpoint
+from wallwm_jax.train.checkpoint import check_equal
 
 
 def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workdir: pathlib.Path) -> results.Evaluation:
@@ -27,7 +32,8 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
 
     Raises InputError if that stage has not finished, or its checkpoint is of another architecture than the config's.
     """
-    dataset, checkpoint = CuratedDataset.open(curated), finished(workdir, "action", required=True)
+    dataset, run = CuratedDataset.open(curated), TrainedRun(workdir, curated, config)
+    checkpoint = run.required("action")
     model = build_model(config.model, len(dataset.views))
     check_equal(f"checkpoint {workdir / 'action'}: model", checkpoint.records.model, architecture(model))
     settings = EvaluationSettings.from_config(config)
@@ -38,19 +44,23 @@ def evaluate_run(config: ml_collections.ConfigDict, curated: pathlib.Path, workd
         settings,
         metrics_files={stage: workdir / stage / "metrics.jsonl" for stage in ("video", "action")},
         closed_loop=_closed_loop(settings),
-        rollouts=_rollouts(config, dataset, workdir, settings),
+        rollouts=_rollouts(run, dataset, settings),
     )
-    return with_language(result, config, dataset, workdir)
+    return with_language(result, run, dataset)
 
 
-def with_language(
-    result: results.Evaluation, config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path
-) -> results.Evaluation:
+def with_language(result: results.Evaluation, run: TrainedRun, dataset: CuratedDataset) -> results.Evaluation:
     """Adds what the vision-language side knows, if its stages are finished."""
-    checkpoint, reasoning = finished(workdir, "staircase"), reasoning_of(config, dataset, workdir)
+    checkpoint = run.finished("staircase")
     if checkpoint is None:
         return result
-    settings, world = EvaluationSettings.from_config(config), read_checkpoint(workdir / "action" / "checkpoints")
+    reasoning, missing = run.reasoning()
+    if reasoning is None:
+        raise InputError(
+            f"{run.workdir}: vision-language side", next(iter(missing.values())), "all that its evaluation reads"
+        )
+    config, world = run.config, run.required("action")
+    settings = EvaluationSettings.from_config(config)
     splits = [split for split in ("heldout", "unseen") if dataset.index.select(split).size]
     parts = (
         reasoner_of(checkpoint.records.model),
@@ -76,17 +86,24 @@ def write_report(evaluation: results.Evaluation, workdir: pathlib.Path, seconds:
 
 
 def _rollouts(
-    config: ml_collections.ConfigDict, dataset: CuratedDataset, workdir: pathlib.Path, settings: EvaluationSettings
+    run: TrainedRun, dataset: CuratedDataset, settings: EvaluationSettings
 ) -> Callable[[EventMode], list[Rollout]]:
     """One held-out episode in event mode and, if stage 5 is finished, in unified mode."""
 
-    def run(mode: EventMode) -> list[Rollout]:
+    def roll_out(mode: EventMode) -> list[Rollout]:
         episode, key = fullest_episode(dataset, settings.split), stream(settings.seed, "rollout")
-        unified = unified_mode(config, dataset, workdir, rows=1)
-        rollouts = [event_rollout(mode, dataset, episode, key)]
-        return rollouts if unified is None else [*rollouts, unified_rollout(unified, dataset, episode, key)]
+        rollouts = [event_rollout(_serve(mode), dataset, episode, key)]
+        if run.is_finished("adaptation"):
+            unified = Policy.load(run, mode="unified", settings=serving(rows=1))
+            rollouts.append(unified_rollout(unified, dataset, episode, key))
+        return rollouts
 
-    return run
+    return roll_out
+
+
+def _serve(mode: EventMode) -> Policy:
+    """A policy on programs that the evaluation has compiled already."""
+    return Policy(EventDriver(mode), CAPTION, serving(mode.settings.rows), name="event")
 
 
 def _closed_loop(settings: EvaluationSettings) -> Callable[[EventMode], results.ClosedLoopResult] | None:
@@ -99,4 +116,4 @@ def _closed_loop(settings: EvaluationSettings) -> Callable[[EventMode], results.
     from wallwm_jax.evaluate.protocol import ClosedLoopProtocol
 
     protocol = ClosedLoopProtocol.load(settings.protocol)
-    return lambda mode: closed_loop.drive(mode, protocol, settings.closed_loop_episodes)
+    return lambda mode: closed_loop.drive(_serve(mode), protocol, settings.closed_loop_episodes)

@@ -10,9 +10,8 @@ from typing import Any
 
 import ml_collections
 
-from wallwm_jax.core.config import nearest
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.train.families import Families
+from wallwm_jax.infer.modes import MODES, InferenceMode, mode_of
 from wallwm_jax.train.family import require_sections
 
 
@@ -106,10 +105,13 @@ def commands_of(family: str, table: Sequence[Commands] = COMMANDS) -> Commands |
     return next((commands for commands in table if commands.family == family), None)
 
 
-def commands_of_mode(mode: str, families: Families, table: Sequence[Commands] = COMMANDS) -> Commands:
-    """The row of the family that has an inference mode; raises InputError for a mode that none has."""
-    for family in families:
-        commands = commands_of(family.name, table)
-        if commands is not None and mode in family.modes:
-            return commands
-    raise InputError("--mode", repr(mode), nearest(mode, [name for family in families for name in family.modes]))
+def commands_of_mode(
+    mode: str, modes: Sequence[InferenceMode] = MODES, table: Sequence[Commands] = COMMANDS
+) -> Commands:
+    """The row of the family that an inference mode serves; raises InputError for an unknown mode, and for one whose
+    family is not driven."""
+    family = mode_of(mode, modes, "--mode").family
+    commands = commands_of(family, table)
+    if commands is None:
+        raise InputError("--mode", repr(mode), f"a mode of one of the families {[row.family for row in table]}")
+    return commands

@@ -217,7 +217,7 @@ def drive(folder: RunFolder, mode: str, rerun: bool = False) -> None:
     """
     from wallwm_jax.evaluate import rerun_export
 
-    commands = commands_of_mode(mode, folder.families)
+    commands = commands_of_mode(mode)
     commands.require(folder.config)
     if rerun:
         rerun_export.check_installed()

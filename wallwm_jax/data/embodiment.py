@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,6 +23,18 @@ UNIFIED_NAMES = (
     *("base.x", "base.y", "base.yaw", "lift.height", "head.yaw", "head.pitch"),
 )
 """Name of each of the 26 unified degrees of freedom; rCR is row R, column C of nothing but the first two columns."""
+
+
+def unit(slot: str) -> str:
+    """The unit of one of `UNIFIED_NAMES`; raises InputError for any other name."""
+    if slot not in UNIFIED_NAMES:
+        raise InputError("degree of freedom", repr(slot), f"one of {UNIFIED_NAMES}")
+    part = slot.partition(".")[2]
+    if part in ("yaw", "pitch"):
+        return "radians"
+    if part == "gripper":
+        return "0 closed to 1 open"
+    return "entry of a rotation matrix" if part.startswith("r") else "metres"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +68,15 @@ class Embodiment:
             values = json.loads(pathlib.Path(path).read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(str(path), error, "a readable embodiment file") from error
+        return cls.of(values, str(path))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> "Embodiment":
+        """From an embodiment file's values; raises InputError, naming `where`, as `load` does."""
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
-            raise InputError(f"{path}: fields", sorted(values), sorted(names))
-        return cls(**values | {"views": tuple(values["views"])})
+            raise InputError(f"{where}: fields", sorted(values), sorted(names))
+        return cls(**dict(values) | {"views": tuple(values["views"])})
 
     def save(self, path: str | pathlib.Path) -> None:
         pathlib.Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")

@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -55,12 +57,17 @@ class Statistics:
             values = json.loads(pathlib.Path(path).read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(str(path), error, "a readable statistics file") from error
+        return cls.of(values, str(path))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> "Statistics":
+        """From a statistics file's values; raises InputError, naming `where`, as `load` does."""
         for field in (*FIELDS, "digest"):
             if field not in values:
-                raise InputError(f"{path}: {field}", "nothing", "a value")
+                raise InputError(f"{where}: {field}", "nothing", "a value")
         statistics = cls(**{field: np.asarray(values[field], np.float64) for field in FIELDS})
         if statistics.digest != values["digest"]:
-            raise InputError(f"{path}: digest", statistics.digest, values["digest"])
+            raise InputError(f"{where}: digest", statistics.digest, values["digest"])
         return statistics
 
     def _values(self) -> dict[str, list[float]]:

@@ -9,31 +9,33 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
 from wallwm_jax.evaluate.closed_loop_files import CellFiles
 from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, cell_result
-from wallwm_jax.evaluate.controllers import Controller, EventController, Plan, Request
+from wallwm_jax.evaluate.controllers import Controller, Plan, PolicyController
 from wallwm_jax.evaluate.protocol import Cell, ClosedLoopProtocol
 from wallwm_jax.evaluate.scene_run import Environment, SceneRun
-from wallwm_jax.infer.event_mode import EventMode
+from wallwm_jax.infer.modes import mode_of
+from wallwm_jax.infer.policy import Policy
+from wallwm_jax.infer.request import Request
+from wallwm_jax.infer.text_sources import CAPTION
 from wallwm_jax.simulate.recording import CONTROL_HZ
 
 TOO_SLOW, NO_PLAN = "controller too slow", "not a plan"
 
 
-def drive(mode: EventMode, protocol: ClosedLoopProtocol, episodes: int, seed: int = 0) -> ClosedLoopResult:
+def drive(policy: Policy, protocol: ClosedLoopProtocol, episodes: int, seed: int = 0) -> ClosedLoopResult:
     """Event mode with the oracle's captions in every cell of a protocol, in at most `episodes` scenes each (extra
     `sim`).
 
     Raises:
         InputError: the protocol's views or control rate are not those of the model's embodiment and of the simulator.
     """
-    found = f"{protocol.views} at {protocol.control_hz} Hz"
-    if (protocol.views, protocol.control_hz) != (tuple(mode.embodiment.views), mode.embodiment.control_hz):
-        expected = (
-            f"those of embodiment {mode.embodiment.name}: {mode.embodiment.views} at {mode.embodiment.control_hz}"
-        )
+    found, embodiment = f"{protocol.views} at {protocol.control_hz} Hz", policy.driver.embodiment
+    if (protocol.views, protocol.control_hz) != (tuple(embodiment.views), embodiment.control_hz):
+        expected = f"those of embodiment {embodiment.name}: {embodiment.views} at {embodiment.control_hz}"
         raise InputError(f"protocol {protocol.name}", found, expected)
 
     def controllers(environments: Sequence[Environment], key: PRNGKeyArray) -> list[Controller]:
-        return [EventController(mode, key, protocol.replan_every)]
+        name = mode_of("event").compared[CAPTION]
+        return [PolicyController(policy, CAPTION, name, key, replan_every=protocol.replan_every)]
 
     cells = list(compare(controllers, protocol, episodes, seed))
     return ClosedLoopResult(protocol.source, protocol.rubric.source, cells)
@@ -97,7 +99,7 @@ def run_cell(
         for number, (environment, episode) in enumerate(zip(environments, episodes, strict=True))
     ]
     while acting := [run for run in runs if not run.over]:
-        requests = [run.request(controller.oracle) for run in acting]
+        requests = [run.request(controller) for run in acting]
         plans = _ask(controller, requests, protocol.act_seconds)
         for run, plan in zip(acting, plans, strict=True):
             if isinstance(plan, str):

@@ -1,4 +1,4 @@
-"""What drives a closed loop: the contract, event mode, the scripted expert (upper bound), standing still (lower)."""
+"""What drives a closed loop: the contract, policies, the scripted expert (upper bound), standing still (lower)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -10,28 +10,13 @@ from numpy import ndarray
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import Observation
-from wallwm_jax.infer.event_mode import EventMode
+from wallwm_jax.infer.modes import InferenceMode
+from wallwm_jax.infer.policy import Policy
+from wallwm_jax.infer.request import Request
+from wallwm_jax.infer.text_sources import CAPTION
 from wallwm_jax.simulate import expert
 from wallwm_jax.simulate.environment import TabletopEnvironment
 from wallwm_jax.simulate.programs import named_primitive
-
-
-class Request(NamedTuple):
-    """What a controller may know of one scene at one moment."""
-
-    scene: int
-    """Number of the scene in its cell, the same throughout an episode."""
-    observation: Observation
-    instruction: str
-    caption: str | None
-    """The due event's, for controllers whose `oracle` is True; the same until that event ends."""
-    completed: tuple[str, ...]
-    """Captions of the events that the controller has itself announced as done, in order: its memory."""
-    elapsed: int
-    """Control steps since the episode began; 0 says that a new one has begun in this scene."""
-    watched: tuple[tuple[int, Observation], ...] = ()
-    """What was seen since the last request and before the present, and at how many `elapsed` steps; for controllers
-    that ask for it (`watches`)."""
 
 
 class Plan(NamedTuple):
@@ -92,56 +77,66 @@ class HoldController:
         ]
 
 
-class EventController:
-    """Event mode with the oracle's captions (WALL-WM §7); the duration head sets the length of an event when it begins.
+class PolicyController:
+    """A policy on text from one source (WALL-WM §7).
 
     Args:
+        policy: its compiled programs are shared, its rollouts are not.
+        source: of the text; "caption" is the oracle's.
+        name: of the result.
         key: all noise; every call draws its own.
         replan_every: control steps after which the rest of an event is predicted again from a new observation; None
-            executes the whole event open loop, as the paper does.
+            executes what is predicted open loop, as the paper does.
     """
 
-    oracle, watches, ends_events = True, 0, True
-
-    def __init__(self, mode: EventMode, key: PRNGKeyArray, replan_every: int | None = None):
+    def __init__(self, policy: Policy, source: str, name: str, key: PRNGKeyArray, *, replan_every: int | None = None):
         if replan_every is not None and replan_every < 1:
             raise InputError("replan_every", replan_every, "at least 1, or None")
-        self.name = "event mode" if replan_every is None else f"event mode, observing every {replan_every}"
-        self._mode, self._key, self._every, self._calls = mode, key, replan_every, 0
-        self._remaining: dict[int, tuple[str, int]] = {}
+        self.name = name if replan_every is None else f"{name}, observing every {replan_every}"
+        self.oracle, self.watches = source == CAPTION, policy.driver.watches
+        self.ends_events = policy.driver.ends_events
+        self._policy, self._source, self._key, self._every = policy.fork(), source, key, replan_every
+        self._calls, self._remaining = 0, {}
 
     def act(self, requests: Sequence[Request]) -> list[Plan]:
-        captions = _captions(self, requests)
-        steps = self._steps(requests, captions)
+        if self.oracle:
+            _captions(self, requests)
         key = substream(self._key, self._calls)
         self._calls += 1
-        observations = [request.observation for request in requests]
-        predictions = self._mode.predict(observations, captions, steps, key=key, dream=False)
+        steps = [self._rest(request) for request in requests]
+        answers = self._policy.act(requests, source=self._source, steps=steps, key=key)
         plans = []
-        for request, caption, count, prediction in zip(requests, captions, steps, predictions, strict=True):
-            commands = self._mode.embodiment.lower(prediction.actions.actions)[: self._every]
-            rest = count - len(commands)
-            self._remaining[request.scene] = (caption, rest)
-            plans.append(Plan(commands, caption, rest <= 0))
+        for request, answer in zip(requests, answers, strict=True):
+            commands = answer.actions[: self._every]
+            rest = answer.steps - len(commands)
+            self._remaining[request.scene] = (request.caption, rest)
+            announced = answer.caption if self.ends_events else None
+            plans.append(Plan(commands, announced, answer.ends_event and rest <= 0))
         return plans
 
-    def _steps(self, requests: Sequence[Request], captions: Sequence[str]) -> list[int]:
-        """Control steps of each event: the rest of one that goes on, what the duration head says of a new one.
+    def _rest(self, request: Request) -> int | None:
+        """Control steps that are left of an event that goes on; None for a new one, whose length the mode decides.
 
         Two events that follow each other never have the same caption.
         """
-        steps: dict[int, int] = {}
-        for place, (request, caption) in enumerate(zip(requests, captions, strict=True)):
-            before, rest = self._remaining.get(request.scene, ("", 0))
-            if request.elapsed and before == caption and rest > 0:
-                steps[place] = rest
-        new = [place for place in range(len(requests)) if place not in steps]
-        if new:
-            chosen = [requests[place].observation for place in new], [captions[place] for place in new]
-            expected = np.round(self._mode.durations(*chosen))
-            longest = self._mode.settings.window.max_steps
-            steps |= dict(zip(new, np.clip(expected, 1, longest).astype(int).tolist(), strict=True))
-        return [steps[place] for place in range(len(requests))]
+        before, rest = self._remaining.get(request.scene, (None, 0))
+        goes_on = self._every is not None and before is not None and before == request.caption
+        return rest if request.elapsed and goes_on and rest > 0 else None
+
+
+def compared_controllers(
+    mode: InferenceMode, policy: Policy, key: PRNGKeyArray, replan_every: int | None = None
+) -> list[PolicyController]:
+    """A controller for every text source that a mode's row compares and the policy has; where events are predicted
+    from the oracle's captions, one more that observes again, if `replan_every` says how often."""
+    controllers = []
+    for source, name in mode.compared.items():
+        if source not in policy.driver.sources:
+            continue
+        controllers.append(PolicyController(policy, source, name, key))
+        if replan_every and source == CAPTION and policy.driver.ends_events:
+            controllers.append(PolicyController(policy, source, name, key, replan_every=replan_every))
+    return controllers
 
 
 class ExpertController:

@@ -11,7 +11,7 @@ from wallwm_jax.data.planning import Moment, episode_plans
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.evaluate.errors import MILLIMETRES, trajectory_error
 from wallwm_jax.evaluate.events import observation, recorded_event
-from wallwm_jax.evaluate.language import situation
+from wallwm_jax.evaluate.language import moment_request
 from wallwm_jax.infer.event_mode import EventMode
 from wallwm_jax.infer.programs import Text
 from wallwm_jax.infer.reasoning import Reasoning
@@ -49,12 +49,12 @@ def drop_in(
         for number, event in enumerate(plan.events)
     ]
     events = [recorded_event(curated, moment.event.row, window) for moment in moments]
-    situations = [situation(curated, moment) for moment in moments]
+    requests = [moment_request(curated, moment) for moment in moments]
     captions = [event.caption for event in events]
     texts: dict[str, Text] = {
         ENCODER: captions,
-        CONDITIONER: reasoning.condition_of_captions(situations, captions),
-        LATENTS: reasoning.condition_of_latents(situations),
+        CONDITIONER: reasoning.condition_of_captions(requests, captions),
+        LATENTS: reasoning.condition_of_latents(requests),
     }
     observations, steps = [observation(curated, event) for event in events], [event.steps for event in events]
     key, errors = stream(seed, "drop_in"), {}

@@ -12,7 +12,8 @@ import numpy as np
 from wallwm_jax.core.types import Observation
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.planning import Moment, Plan, PlanSettings, PlanWriter, episode_plans
-from wallwm_jax.infer.reasoning import Reasoning, Situation
+from wallwm_jax.infer.reasoning import Reasoning
+from wallwm_jax.infer.request import Request
 from wallwm_jax.objectives import reasoning as objectives
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75)
@@ -84,13 +85,13 @@ def next_events(
 ) -> NextEventResult:
     """The next event at the first frame of every event, past events given as they were annotated."""
     kinds = {event.caption: event.name[:2] for plan in seen for event in plan.events}
-    situations, truth, before = [], [], []
+    requests, truth, before = [], [], []
     for plan in plans:
         for number, event in enumerate(plan.events):
-            situations.append(situation(curated, Moment(plan, number, event.start)))
+            requests.append(moment_request(curated, Moment(plan, number, event.start)))
             truth.append(event.name[:2])
             before.append(plan.events[number - 1].name[:2] if number else None)
-    found = [kinds.get(event.caption) for event in reasoning.next_events(situations)]
+    found = [kinds.get(event.caption) for event in reasoning.next_events(requests)]
     right = [a == b for a, b in zip(found, truth, strict=True)]
     verbs: dict[str, tuple[int, int]] = {}
     for (verb, _), good in zip(truth, right, strict=True):
@@ -130,27 +131,27 @@ def remaining_times(
             lengths.setdefault(event.name[0], []).append(event.end - event.start)
     halves = {verb: np.mean(values) / 2 for verb, values in lengths.items()}
     overall = np.mean([length for values in lengths.values() for length in values]) / 2
-    situations, captions, truth, guesses, spans = [], [], [], [], []
+    requests, captions, truth, guesses, spans = [], [], [], [], []
     for plan in plans:
         for number, event in enumerate(plan.events):
             spans.append(event.end - event.start)
             for frame in sorted({event.start + int(fraction * spans[-1]) for fraction in FRACTIONS}):
-                situations.append(situation(curated, Moment(plan, number, frame)))
+                requests.append(moment_request(curated, Moment(plan, number, frame)))
                 captions.append(event.caption)
                 truth.append(event.end - frame)
                 guesses.append(halves.get(event.name[0], overall))
-    found, length = reasoning.remaining_steps(situations, captions), float(np.mean(spans))
+    found, length = reasoning.remaining_steps(requests, captions), float(np.mean(spans))
     errors = [float(np.mean(np.abs(np.asarray(values) - truth))) / length for values in (found, guesses)]
     return TimeResult(len(truth), length, *errors)
 
 
-def situation(curated: CuratedDataset, moment: Moment) -> Situation:
+def moment_request(curated: CuratedDataset, moment: Moment) -> Request:
     """What a planner would have been told at a moment of a recorded episode."""
     episode, plan = moment.plan.episode, moment.plan
     picture = np.asarray(curated.frame_map(episode)[moment.frame])
     seen = np.ones(len(curated.views), bool)
     observation = Observation(picture, seen, curated.state(episode)[moment.frame], curated.embodiment.dof_mask)
-    return Situation(observation, plan.instruction, tuple(event.caption for event in plan.events[: moment.number]))
+    return Request(observation, plan.instruction, tuple(event.caption for event in plan.events[: moment.number]))
 
 
 def trace_accuracy(

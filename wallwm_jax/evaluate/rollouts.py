@@ -13,8 +13,9 @@ from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import Observation
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.evaluate.events import arm_path
-from wallwm_jax.infer.event_mode import EventMode
-from wallwm_jax.infer.unified_mode import UnifiedMode
+from wallwm_jax.infer.policy import Policy
+from wallwm_jax.infer.request import Request
+from wallwm_jax.infer.text_sources import CAPTION
 
 
 class Piece(NamedTuple):
@@ -59,32 +60,39 @@ def fullest_episode(curated: CuratedDataset, split: str) -> int:
     return int(episodes[counts.argmax()])
 
 
-def event_rollout(mode: EventMode, curated: CuratedDataset, episode: int, key: PRNGKeyArray) -> Rollout:
+def event_rollout(policy: Policy, curated: CuratedDataset, episode: int, key: PRNGKeyArray) -> Rollout:
     """Event mode, event by event, told the recorded captions; how long an event lasts the duration head says."""
     columns = curated.index.columns
     rows = [row for row in curated.index.select() if columns["episode"][row] == episode]
     rows.sort(key=lambda row: columns["start"][row])
     seen = [_observation(curated, episode, int(columns["start"][row])) for row in rows]
-    predictions = mode.predict(seen, [str(columns["caption"][row]) for row in rows], key=key)
+    told = [str(columns["caption"][row]) for row in rows]
+    requests = [
+        Request(observation, caption=caption, scene=scene)
+        for scene, (observation, caption) in enumerate(zip(seen, told, strict=True))
+    ]
+    predictions = policy.act(requests, source=CAPTION, key=key, dream=True)
     pieces = []
     for row, prediction in zip(rows, predictions, strict=True):
         start, end = int(columns["start"][row]), int(columns["end"][row])
-        path = arm_path(prediction.actions.actions)[: end - start]
+        path = arm_path(prediction.unified.actions)[: end - start]
         pieces.append(Piece(start, end, str(columns["caption"][row]), path, prediction.failure is not None))
     dreams = [_last(prediction.frames, before) for prediction, before in zip(predictions, seen, strict=True)]
     return _rollout("event mode", curated, episode, pieces, dreams)
 
 
-def unified_rollout(mode: UnifiedMode, curated: CuratedDataset, episode: int, key: PRNGKeyArray) -> Rollout:
+def unified_rollout(policy: Policy, curated: CuratedDataset, episode: int, key: PRNGKeyArray) -> Rollout:
     """Unified mode, chunk by chunk, shown all that was seen so far and told the event under way."""
-    history, steps, last = mode.history(), mode.settings.window.steps, curated.length(episode) - 1
+    steps, last = policy.driver.steps, curated.length(episode) - 1
     pieces, dreams, seen = [], [], 0
+    policy.reset()
     for start in range(0, last, steps):
-        for step in range(seen, start + 1):
-            history.push(_observation(curated, episode, step))
+        for step in range(seen, start):
+            policy.observe(_observation(curated, episode, step), elapsed=1)
         seen, end, text = start + 1, min(start + steps, last), _text(curated, episode, start)
-        (prediction,) = mode.act([history], [text], key=substream(key, start), dream=True)
-        path = arm_path(prediction.actions.actions)[: end - start]
+        shown = {"text_source": CAPTION, "caption": text, "elapsed": 1}
+        prediction = policy.infer(_observation(curated, episode, start), **shown, key=substream(key, start), dream=True)
+        path = arm_path(prediction.unified.actions)[: end - start]
         pieces.append(Piece(start, end, text, path, prediction.failure is not None))
         dreams.append(_last(prediction.frames, _observation(curated, episode, start)))
     return _rollout("unified mode", curated, episode, pieces, dreams)

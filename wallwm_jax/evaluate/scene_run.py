@@ -7,10 +7,11 @@ from jaxtyping import Float
 
 from wallwm_jax.core.types import Observation
 from wallwm_jax.evaluate.closed_loop_results import EpisodeResult, EventOutcome
-from wallwm_jax.evaluate.controllers import Controller, Plan, Request
+from wallwm_jax.evaluate.controllers import Controller, Plan
 from wallwm_jax.evaluate.protocol import FIRST, ClosedLoopProtocol, Episode
 from wallwm_jax.evaluate.safety import Guard
 from wallwm_jax.evaluate.task_progress import TaskOutcome
+from wallwm_jax.infer.request import Request
 from wallwm_jax.simulate import programs
 
 HOLD_STEPS = 10
@@ -48,7 +49,7 @@ class SceneRun:
             for task, name in enumerate(episode.tasks)
             for primitive in programs.task_primitives(name)
         ]
-        self._elapsed = self._event_steps = self._made = self._right = 0
+        self._elapsed = self._event_steps = self._made = self._right = self._asked = 0
         self._events: list[EventOutcome] = []
         self._reached: list[bool] = []
         self._announced: list[str] = []
@@ -67,14 +68,24 @@ class SceneRun:
     def over(self) -> bool:
         return len(self._events) == len(self._due) or self._elapsed >= self._protocol.episode_steps
 
-    def request(self, oracle: bool) -> Request:
-        """A fresh observation and what else the controller may know."""
+    def request(self, controller: Controller) -> Request:
+        """A fresh observation and what else the controller may know. One that ends no events announces none either:
+        what is over it must remember itself."""
         task, _, caption = self._due[len(self._events)]
         observation = self._see()
         instruction = self._episode.instruction(task)
         watched, self._watched = tuple(self._watched), []
-        told, memory = caption if oracle else None, tuple(self._announced)
-        return Request(self._number, observation, instruction, told, memory, self._elapsed, watched)
+        self._asked += 1
+        return Request(
+            observation,
+            instruction,
+            done=tuple(self._announced) if controller.ends_events else None,
+            caption=caption if controller.oracle else None,
+            chunk=self._asked - 1,
+            elapsed=self._elapsed,
+            scene=self._number,
+            watched=watched,
+        )
 
     def _see(self) -> Observation:
         just_watched = self._watched and self._watched[-1][0] == self._elapsed

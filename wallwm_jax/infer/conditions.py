@@ -127,22 +127,6 @@ class _Rows(NamedTuple):
     """Control steps asked for; 0 in padding."""
 
 
-def check_observations(observations: Sequence[Observation]) -> None:
-    """Raises InputError unless all images have one shape and all states are numbers."""
-    shapes = {observation.views.shape for observation in observations}
-    if len(shapes) > 1:
-        raise InputError("observation.views", sorted(shapes), "one shape [V, H, W, 3]")
-    for place, observation in enumerate(observations):
-        check_state(f"observation {place}: state", observation.state, observation.dof_mask)
-
-
-def check_state(field: str, state: Float[np.ndarray, "26"], dof_mask: Bool[np.ndarray, "26"]) -> None:
-    """Raises InputError for a state that has a degree of freedom which is no number."""
-    bad = np.flatnonzero(~np.isfinite(state) & dof_mask)
-    if bad.size:
-        raise InputError(field, f"no finite number in degrees of freedom {bad.tolist()}", "finite numbers")
-
-
 def condition_batch(
     observations: Sequence[Observation],
     steps: Sequence[int],

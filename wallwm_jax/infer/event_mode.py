@@ -13,8 +13,9 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ActionChunk, Observation
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
-from wallwm_jax.infer.conditions import WindowSettings, check_observations, condition_batch
+from wallwm_jax.infer.conditions import WindowSettings, condition_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
+from wallwm_jax.infer.observations import check_observations
 from wallwm_jax.infer.programs import Programs, Text, film, without_text
 from wallwm_jax.infer.safety import (
     EMPTY_TEXT,
@@ -25,6 +26,7 @@ from wallwm_jax.infer.safety import (
     SafetySettings,
     guard,
 )
+from wallwm_jax.infer.stage_timer import StageTimer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +84,10 @@ class EventMode:
         embodiment: Embodiment,
         statistics: Statistics,
         settings: EventModeSettings,
+        timer: StageTimer | None = None,
     ):
         self.settings, self.embodiment, self._statistics = settings, embodiment, statistics
-        self.programs = Programs(model, parameters, settings.rows, settings.window, settings.solver)
+        self.programs = Programs(model, parameters, settings.rows, settings.window, settings.solver, timer)
         self._limits = Limits.of(statistics, settings.safety)
 
     @property
@@ -113,7 +116,7 @@ class EventMode:
         self,
         observations: Sequence[Observation],
         captions: Text,
-        steps: Sequence[int] | None = None,
+        steps: Sequence[int | None] | None = None,
         *,
         key: PRNGKeyArray,
         dream: bool = True,
@@ -122,26 +125,36 @@ class EventMode:
 
         Args:
             captions: texts, or their like from another source as a `TextCondition`.
-            steps: control steps of each event; None asks the duration head, if the model has one.
+            steps: control steps of each event; None, for all or for one, asks the duration head, if the model has one.
             key: all randomness; event i uses the i-th stream of it.
             dream: whether to finish the video; without it only the forward passes that the actions need are run.
 
         Raises:
-            InputError: captions and observations do not match, a caption is too long, a state is not finite, or steps
-                are not positive, or are None for a model without a duration head.
+            InputError: captions and observations do not match, a caption is too long, a state is not finite or has a
+                rotation that is none, steps are not positive, or are None for a model without a duration head.
         """
         check_observations(observations)
         text = self.programs.condition(captions, len(observations))
-        failures = {place: Failure(EMPTY_TEXT) for place in without_text(captions)}
-        if steps is None:
-            expected, longest = self.durations(observations, text), self.settings.window.max_steps
-            unknown = {i: Failure(NON_FINITE_DURATION) for i in np.flatnonzero(~np.isfinite(expected)).tolist()}
-            failures = unknown | failures
-            steps = np.clip(np.round(np.nan_to_num(expected)), 1, longest).astype(int)
-        if len(steps) != len(observations):
-            raise InputError("steps", len(steps), f"one for each of {len(observations)} events")
-        buckets = [self.settings.window.bucket(int(count)) for count in steps]
-        return self._predict(observations, text, steps, buckets, failures, key, dream)
+        given = [None] * len(observations) if steps is None else list(steps)
+        if len(given) != len(observations):
+            raise InputError("steps", len(given), f"one for each of {len(observations)} events")
+        counts, failures = self._lengths(observations, text, given)
+        failures |= {place: Failure(EMPTY_TEXT) for place in without_text(captions)}
+        buckets = [self.settings.window.bucket(int(count)) for count in counts]
+        return self._predict(observations, text, counts, buckets, failures, key, dream)
+
+    def _lengths(self, observations, text, steps) -> tuple[list[int], dict[int, Failure]]:
+        """Control steps of each event, those that are None from the duration head; and where it gives no number."""
+        places = [place for place, count in enumerate(steps) if count is None]
+        if not places:
+            return steps, {}
+        asked = TextCondition(*(np.asarray(part)[places] for part in text))
+        expected = self.durations([observations[place] for place in places], asked)
+        counts = np.clip(np.round(np.nan_to_num(expected)), 1, self.settings.window.max_steps).astype(int)
+        found = dict(zip(places, counts.tolist(), strict=True))
+        lost = [place for place, count in zip(places, expected, strict=True) if not np.isfinite(count)]
+        unknown = {place: Failure(NON_FINITE_DURATION) for place in lost}
+        return [found.get(place, count) for place, count in enumerate(steps)], unknown
 
     def replan(
         self,

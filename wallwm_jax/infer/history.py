@@ -44,11 +44,22 @@ class History:
         missed = min(steps - 1, self._capacity) if self._count else 0
         self._count += steps - 1 if self._count else 0
         self._observed[np.arange(self._count - missed, self._count) % self._capacity] = False
-        place = self._count % self._capacity
+        self._count += 1
+        self._write(observation)
+
+    def replace(self, observation: Observation) -> None:
+        """Puts another observation in the place of the present one; raises InputError as `push`, or if there is
+        none."""
+        self._check()
+        if observation.views.shape != self._frames.shape[1:]:
+            raise InputError("observation.views", observation.views.shape, f"{self._frames.shape[1:]}, as before")
+        self._write(observation)
+
+    def _write(self, observation: Observation) -> None:
+        place = (self._count - 1) % self._capacity
         self._frames[place], self._seen[place] = observation.views, observation.view_mask
         self._observed[place] = True
         self._state, self._dof_mask = np.array(observation.state), np.array(observation.dof_mask)
-        self._count += 1
 
     def clear(self) -> None:
         """Forgets everything: a new episode begins."""

@@ -10,7 +10,8 @@ from jaxtyping import PRNGKeyArray
 from wallwm_jax.core.planner_states import State
 from wallwm_jax.core.types import ActionChunk
 from wallwm_jax.infer.event_mode import EventMode
-from wallwm_jax.infer.planner import GuardedPlanner, Planner, PlannerRequest, PlannerSettings
+from wallwm_jax.infer.planner import GuardedPlanner, Planner, PlannerSettings
+from wallwm_jax.infer.request import Request
 from wallwm_jax.infer.safety import EMPTY_TEXT, Failure, hold
 
 
@@ -34,9 +35,9 @@ class PlannedEvents:
         self._mode, self._settings = mode, settings
         self._planner = GuardedPlanner(planner, settings, mode.embodiment.control_hz)
 
-    def act(self, request: PlannerRequest, *, key: PRNGKeyArray) -> PlannedEvent:
-        """The next event of one robot. Raises InputError for a state that is not finite, and nothing on the planner's
-        account."""
+    def act(self, request: Request, *, key: PRNGKeyArray) -> PlannedEvent:
+        """The next event of one robot. Raises InputError for a state that cannot be acted from, and nothing on the
+        planner's account."""
         if not request.instruction.strip():
             return self._held(request, None, Failure(EMPTY_TEXT, "no instruction"))
         answer = self._planner.ask(request)
@@ -46,6 +47,6 @@ class PlannedEvents:
         caption = None if found.failure else answer.caption
         return PlannedEvent(found.actions, caption, answer.state, found.failure)
 
-    def _held(self, request: PlannerRequest, state: State | None, failure: Failure | None) -> PlannedEvent:
+    def _held(self, request: Request, state: State | None, failure: Failure | None) -> PlannedEvent:
         seen, hz = request.observation, self._mode.embodiment.control_hz
         return PlannedEvent(hold(seen.state, seen.dof_mask, self._settings.hold_steps, hz), None, state, failure)

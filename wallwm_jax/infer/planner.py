@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.planner_states import InitialPlan, State, parse
-from wallwm_jax.core.types import ActionChunk, Observation
+from wallwm_jax.core.types import ActionChunk
 from wallwm_jax.data import text
+from wallwm_jax.infer.request import Request
 from wallwm_jax.infer.safety import Failure, hold
 
 PLANNER_ERROR, PLANNER_TIMEOUT, PLANNER_BUSY, PLANNER_SCHEMA, UNKNOWN_CAPTION, LONG_CAPTION = (
@@ -21,18 +22,7 @@ PLANNER_ERROR, PLANNER_TIMEOUT, PLANNER_BUSY, PLANNER_SCHEMA, UNKNOWN_CAPTION, L
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannerRequest:
-    """What a planner is asked about: one robot at one moment."""
-
-    instruction: str
-    """The task in a person's words."""
-    observation: Observation
-    done: tuple[str, ...] = ()
-    """Captions of the events executed so far, in order."""
-
-
-Planner = Callable[[PlannerRequest], str]
+Planner = Callable[[Request], str]
 """Answers with the JSON text of a planner state (`core.planner_states`)."""
 
 
@@ -77,7 +67,7 @@ class GuardedPlanner:
         self._planner, self._settings, self._control_hz = planner, settings, control_hz
         self._thread: threading.Thread | None = None
 
-    def ask(self, request: PlannerRequest) -> PlannerAnswer:
+    def ask(self, request: Request) -> PlannerAnswer:
         """The planner's answer, or a named failure with a hold; raises nothing on the planner's account."""
         if self._thread is not None and self._thread.is_alive():
             return self._failed(request, Failure(PLANNER_BUSY, "still at an earlier request"))
@@ -93,13 +83,13 @@ class GuardedPlanner:
             return self._failed(request, Failure(PLANNER_ERROR, f"{type(error).__name__}: {error}"))
         return self._judge(request, answer)
 
-    def _call(self, request: PlannerRequest, answers: queue.SimpleQueue) -> None:
+    def _call(self, request: Request, answers: queue.SimpleQueue) -> None:
         try:
             answers.put((self._planner(request), None))
         except BaseException as error:  # the thread's end; a planner's SystemExit must not pass for silence
             answers.put((None, error))
 
-    def _judge(self, request: PlannerRequest, answer: object) -> PlannerAnswer:
+    def _judge(self, request: Request, answer: object) -> PlannerAnswer:
         if not isinstance(answer, str):
             return self._failed(request, Failure(PLANNER_SCHEMA, f"found {type(answer).__name__}, expected a text"))
         try:
@@ -114,7 +104,7 @@ class GuardedPlanner:
                 return self._failed(request, Failure(LONG_CAPTION, f"{text.token_count(caption)} tokens"))
         return PlannerAnswer(state, caption)
 
-    def _failed(self, request: PlannerRequest, failure: Failure) -> PlannerAnswer:
+    def _failed(self, request: Request, failure: Failure) -> PlannerAnswer:
         state, mask = request.observation.state, request.observation.dof_mask
         return PlannerAnswer(None, None, failure, hold(state, mask, self._settings.hold_steps, self._control_hz))
 

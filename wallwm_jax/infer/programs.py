@@ -14,9 +14,21 @@ from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data import text
 from wallwm_jax.infer import denoise
 from wallwm_jax.infer.denoise import Condition, SolverSettings, TextCondition
+from wallwm_jax.infer.stage_timer import StageTimer, timed
 
 Text = Sequence[str] | TextCondition
 """What a prediction is told: events' captions for the model's own text encoder, or their like from elsewhere, S = 1."""
+
+STAGES = {
+    "text": "text",
+    "observe": "encode",
+    "noise": "noise",
+    "foresee": "video",
+    "video": "video",
+    "act": "action",
+    "show": "decode",
+}
+"""Program -> the stage of a prediction that its seconds belong to; compiling is a stage of its own, "compile"."""
 
 
 @runtime_checkable
@@ -35,12 +47,21 @@ class Layout(Protocol):
 class Programs:
     """Programs compiled ahead of time on first use, each for one number of rows and one bucket of latent slots.
 
-    Solver step counts are no part of a program: the video's steps are taken one call at a time.
+    Solver step counts are no part of a program: the video's steps are taken one call at a time. With a `timer` every
+    program is waited for and its seconds are added to its stage.
     """
 
-    def __init__(self, model: Any, parameters: Any, rows: int, layout: Layout, solver: SolverSettings):
+    def __init__(
+        self,
+        model: Any,
+        parameters: Any,
+        rows: int,
+        layout: Layout,
+        solver: SolverSettings,
+        timer: StageTimer | None = None,
+    ):
         self.rows, self.layout, self.solver = rows, layout, solver
-        self._model, self._parameters = model, parameters
+        self._model, self._parameters, self._timer = model, parameters, timer
         self._compiled: dict[tuple[str, int], Any] = {}
 
     @property
@@ -51,8 +72,9 @@ class Programs:
     def run(self, name: str, bucket: int, *arguments: Any) -> Any:
         """Compiles ahead of time on first use, so that a program can never be traced again behind our back."""
         if (name, bucket) not in self._compiled:
-            self._compiled[name, bucket] = jax.jit(self._function(name)).lower(*arguments).compile()
-        return self._compiled[name, bucket](*arguments)
+            program = jax.jit(self._function(name))
+            self._compiled[name, bucket] = timed(self._timer, "compile", lambda: program.lower(*arguments).compile())
+        return timed(self._timer, STAGES[name], self._compiled[name, bucket], *arguments)
 
     def condition(self, given: Text, count: int) -> TextCondition:
         """The text of `count` predictions with L = `layout.text_length`, as numpy arrays [count, 1, L, width].

@@ -13,23 +13,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import Observation, PlanBatch
+from wallwm_jax.core.types import PlanBatch
 from wallwm_jax.data import text, tokenizer
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.planning import PlanSettings, prompt_tokens
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.data.tokenizer import CaptionTokenizer, padded
 from wallwm_jax.infer.denoise import TextCondition
+from wallwm_jax.infer.request import Request
+from wallwm_jax.infer.stage_timer import StageTimer, timed
 from wallwm_jax.models.reasoner import Reasoner
-
-
-class Situation(NamedTuple):
-    """What a planner is told. `done` are the captions of past events, in order; without instruction and past events
-    the prompt is blank, and only a caption that someone else gives can be worked with."""
-
-    observation: Observation
-    instruction: str
-    done: tuple[str, ...] = ()
 
 
 class NextEvent(NamedTuple):
@@ -42,7 +35,7 @@ class NextEvent(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ReasoningSettings:
-    """`rows` situations are worked on together; the rest is as training was told."""
+    """`rows` requests are worked on together; the rest is as training was told."""
 
     planning: PlanSettings
     text_length: int
@@ -60,9 +53,10 @@ class Reasoning:
         embodiment: Embodiment,
         statistics: Statistics,
         settings: ReasoningSettings,
+        timer: StageTimer | None = None,
     ):
         self.settings, self.tokens, self.embodiment = settings, tokens, embodiment
-        self._model, self._parameters, self._statistics = model, parameters, statistics
+        self._model, self._parameters, self._statistics, self._timer = model, parameters, statistics, timer
         self._programs: dict[str, Any] = {}
 
     @property
@@ -70,17 +64,17 @@ class Reasoning:
         """Names of the programs compiled so far, in order."""
         return tuple(self._programs)
 
-    def next_events(self, situations: Sequence[Situation]) -> list[NextEvent]:
-        """The next event of each situation, its caption decoded greedily token by token.
+    def next_events(self, requests: Sequence[Request]) -> list[NextEvent]:
+        """The next event of each request, its caption decoded greedily token by token.
 
         The caption is whatever the head says: a caller that acts on it checks it first. Raises InputError for an empty
         instruction or a prompt that is too long.
         """
-        for number, situation in enumerate(situations):
-            if not situation.instruction.strip():
-                raise InputError(f"situations[{number}].instruction", repr(situation.instruction), "words")
+        for number, request in enumerate(requests):
+            if not request.instruction.strip():
+                raise InputError(f"requests[{number}].instruction", repr(request.instruction), "words")
         found: list[NextEvent] = []
-        for part in self._parts(situations):
+        for part in self._parts(requests):
             batch = self.batch(part, [""] * len(part))
             ids = np.asarray(self._run("next", batch))
             ended = np.cumsum(ids == tokenizer.END, axis=1) - (ids == tokenizer.END)
@@ -90,33 +84,33 @@ class Reasoning:
             found += [NextEvent(caption, float(count)) for caption, count in zip(captions, steps, strict=False)]
         return found
 
-    def remaining_steps(self, situations: Sequence[Situation], captions: Sequence[str]) -> Float[np.ndarray, "n"]:
+    def remaining_steps(self, requests: Sequence[Request], captions: Sequence[str]) -> Float[np.ndarray, "n"]:
         """Control steps that each captioned event is expected to take from now on."""
         parts = [
             np.asarray(self._run("remaining", self.batch(part, given)))[: len(part)]
-            for part, given in self._pairs(situations, captions)
+            for part, given in self._pairs(requests, captions)
         ]
         return np.exp(np.concatenate(parts)) if parts else np.zeros(0)
 
-    def condition_of_captions(self, situations: Sequence[Situation], captions: Sequence[str]) -> TextCondition:
+    def condition_of_captions(self, requests: Sequence[Request], captions: Sequence[str]) -> TextCondition:
         """Stage 3: the captions through the trunk and the project-out, in place of the text encoder; S = 1."""
-        return self._collect("condition", self._pairs(situations, captions))
+        return self._collect("condition", self._pairs(requests, captions))
 
-    def condition_of_latents(self, situations: Sequence[Situation]) -> TextCondition:
+    def condition_of_latents(self, requests: Sequence[Request]) -> TextCondition:
         """Stage 4: the Staircase's latents through their own project-out; no caption is decoded. S = 1."""
-        return self._collect("latents", [(part, [""] * len(part)) for part in self._parts(situations)])
+        return self._collect("latents", [(part, [""] * len(part)) for part in self._parts(requests)])
 
-    def batch(self, situations: Sequence[Situation], captions: Sequence[str]) -> PlanBatch:
-        """Situations and captions (empty: none) as `rows` rows without labels."""
+    def batch(self, requests: Sequence[Request], captions: Sequence[str]) -> PlanBatch:
+        """Requests and captions (empty: none) as `rows` rows without labels."""
         settings, rows = self.settings.planning, self.settings.rows
-        batch = empty_plan_batch(rows, situations[0].observation.views.shape, settings, self.settings.text_length)
-        for row, (situation, caption) in enumerate(zip(situations, captions, strict=True)):
-            seen = situation.observation
+        batch = empty_plan_batch(rows, requests[0].observation.views.shape, settings, self.settings.text_length)
+        for row, (request, caption) in enumerate(zip(requests, captions, strict=True)):
+            seen = request.observation
             batch.views[row], batch.view_mask[row], batch.dof_mask[row] = seen.views, seen.view_mask, seen.dof_mask
             state = self.embodiment.encode_state(seen.state, self._statistics)
             batch.state[row] = np.where(seen.dof_mask, state, 0.0)
-            blank = not situation.instruction and not situation.done
-            ids = prompt_tokens(self.tokens, situation.instruction, situation.done, settings.memory_events, blank)
+            blank = not request.instruction and not request.memory
+            ids = prompt_tokens(self.tokens, request.instruction, request.memory, settings.memory_events, blank)
             batch.prompt[row], batch.prompt_mask[row] = padded(ids, settings.prompt_length, "planning.prompt_length")
             if caption:
                 ids = [*self.tokens.encode(caption), tokenizer.END]
@@ -129,13 +123,13 @@ class Reasoning:
         rows = self.settings.rows
         return [items[first : first + rows] for first in range(0, len(items), rows)]
 
-    def _pairs(self, situations: Sequence[Situation], captions: Sequence[str]) -> list[tuple]:
-        if len(situations) != len(captions):
-            raise InputError("captions", len(captions), f"one for each of {len(situations)} situations")
+    def _pairs(self, requests: Sequence[Request], captions: Sequence[str]) -> list[tuple]:
+        if len(requests) != len(captions):
+            raise InputError("captions", len(captions), f"one for each of {len(requests)} requests")
         for number, caption in enumerate(captions):
             if not caption.strip():
                 raise InputError(f"captions[{number}]", repr(caption), "words")
-        return list(zip(self._parts(situations), self._parts(captions), strict=True))
+        return list(zip(self._parts(requests), self._parts(captions), strict=True))
 
     def _collect(self, name: str, parts: Sequence[tuple]) -> TextCondition:
         found = [(self._run(name, self.batch(part, given)), len(part)) for part, given in parts]
@@ -144,8 +138,10 @@ class Reasoning:
 
     def _run(self, name: str, batch: PlanBatch) -> Any:
         if name not in self._programs:
-            self._programs[name] = jax.jit(self._function(name)).lower(self._parameters, batch).compile()
-        return self._programs[name](self._parameters, batch)
+            program = jax.jit(self._function(name))
+            compiled = timed(self._timer, "compile", lambda: program.lower(self._parameters, batch).compile())
+            self._programs[name] = compiled
+        return timed(self._timer, "reasoning", self._programs[name], self._parameters, batch)
 
     def _function(self, name: str) -> Callable[..., Any]:
         length, model = self.settings.planning.caption_length, self._model

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 from wallwm_jax.core.planner_states import Execution, InitialPlan, Unit, serialise
 from wallwm_jax.data.traces import NOTHING
 from wallwm_jax.infer.denoise import TextCondition
-from wallwm_jax.infer.planner import PlannerRequest
-from wallwm_jax.infer.reasoning import Reasoning, Situation
-from wallwm_jax.infer.text_sources import TextRequest
+from wallwm_jax.infer.reasoning import NextEvent, Reasoning
+from wallwm_jax.infer.request import Request
+from wallwm_jax.infer.text_sources import (
+    CAPTION,
+    INSTRUCTION,
+    LATENTS,
+    PLANNER,
+    CaptionSource,
+    Encode,
+    InstructionSource,
+    TextSource,
+)
 
 
 class EventPlanner:
@@ -24,8 +33,8 @@ class EventPlanner:
         self.longest, self._reasoning = longest, reasoning
         self._totals: dict[str, int] = {}
 
-    def __call__(self, request: PlannerRequest) -> str:
-        instruction, done = request.instruction, request.done
+    def __call__(self, request: Request) -> str:
+        instruction, done = request.instruction, request.memory
         if instruction not in self._totals:
             plan = self._imagined(request)
             self._totals[instruction] = len(done) + len(plan)
@@ -40,17 +49,17 @@ class EventPlanner:
         percent = min(round(100 * len(done) / max(self._totals[instruction], 1)), 99)
         return serialise(Execution(False, percent, Unit(True, now, 0), following, "Continue", "")).text
 
-    def _imagined(self, request: PlannerRequest) -> tuple[str, ...]:
+    def _imagined(self, request: Request) -> tuple[str, ...]:
         plan: list[str] = []
         while len(plan) < self.longest:
-            caption = self._next(request, (*request.done, *plan))
+            caption = self._next(request, (*request.memory, *plan))
             if caption == NOTHING:
                 break
             plan.append(caption)
         return tuple(plan)
 
-    def _next(self, request: PlannerRequest, done: tuple[str, ...]) -> str:
-        (event,) = self._reasoning.next_events([Situation(request.observation, request.instruction, done)])
+    def _next(self, request: Request, done: tuple[str, ...]) -> str:
+        (event,) = self._reasoning.next_events([request._replace(done=done)])
         return event.caption
 
 
@@ -60,9 +69,37 @@ class LatentSource:
     def __init__(self, reasoning: Reasoning):
         self._reasoning = reasoning
 
-    def condition(self, requests: Sequence[TextRequest]) -> TextCondition:
-        return self._reasoning.condition_of_latents([_situation(request) for request in requests])
+    def condition(self, requests: Sequence[Request]) -> TextCondition:
+        return self._reasoning.condition_of_latents(requests)
 
 
-def _situation(request: TextRequest) -> Situation:
-    return Situation(request.observation, request.instruction, request.done)
+def text_sources(encode: Encode, reasoning: Reasoning | None) -> dict[str, TextSource]:
+    """All sources by name; those of the vision-language side if there is one."""
+    captions = CaptionSource(encode)
+    sources: dict[str, TextSource] = {CAPTION: captions, INSTRUCTION: InstructionSource(encode)}
+    if reasoning is not None:
+        sources |= {LATENTS: LatentSource(reasoning), PLANNER: captions}
+    return sources
+
+
+def with_next_events(
+    source: str, reasoning: Reasoning | None, requests: Sequence[Request]
+) -> tuple[list[Request], list[NextEvent | None]]:
+    """The requests as `source` is asked them, and the next event of each as the caption head names it: for PLANNER it
+    becomes the request's caption. None for sources that people speak through."""
+    if source not in (LATENTS, PLANNER):
+        return list(requests), [None] * len(requests)
+    events = reasoning.next_events(requests)
+    if source == LATENTS:
+        return list(requests), events
+    return [request._replace(caption=event.caption) for request, event in zip(requests, events, strict=True)], events
+
+
+def is_finished(source: str, event: NextEvent | None) -> bool:
+    """Whether the planner has decided that nothing is left to do. Latents decide nothing: they are acted on."""
+    return source == PLANNER and event is not None and event.caption == NOTHING
+
+
+def words_of(event: NextEvent | None) -> str | None:
+    """The caption of an event, None if there is no event."""
+    return None if event is None or event.caption == NOTHING else event.caption

@@ -1,37 +1,27 @@
-"""Where unified mode's text comes from. Sources differ in what they say, never in the shape of it (WALL-WM §7)."""
+"""Where the text of a prediction comes from. Sources differ in what they say, never in the shape of it (WALL-WM §7)."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from wallwm_jax.core.types import Observation
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.denoise import TextCondition
+from wallwm_jax.infer.request import Request
+
+CAPTION, INSTRUCTION, LATENTS, PLANNER = "caption", "instruction", "latents", "planner"
+"""Names of the sources: a caption that is given with every request; the global instruction; the Staircase's latents;
+the next event that the model's own caption head names."""
 
 Encode = Callable[[Sequence[str]], TextCondition]
 """Captions to a condition with a row for each, such as `UnifiedMode.encode`."""
-
-
-class TextRequest(NamedTuple):
-    """What a source may look at, for one robot and one chunk."""
-
-    instruction: str
-    """The global instruction."""
-    observation: Observation
-    """The current one."""
-    chunk: int
-    """Chunks of this rollout that came before."""
-    done: tuple[str, ...] = ()
-    """Captions of the events that are over, in order."""
-    caption: str | None = None
-    """The event that is due, where somebody knows it."""
 
 
 @runtime_checkable
 class TextSource(Protocol):
     """Anything that answers requests with a condition of a row for each, S = 1."""
 
-    def condition(self, requests: Sequence[TextRequest]) -> TextCondition: ...
+    def condition(self, requests: Sequence[Request]) -> TextCondition: ...
 
 
 class InstructionSource:
@@ -40,8 +30,12 @@ class InstructionSource:
     def __init__(self, encode: Encode):
         self._encode, self._known = encode, {}
 
-    def condition(self, requests: Sequence[TextRequest]) -> TextCondition:
-        """Raises InputError if an instruction is too long."""
+    def condition(self, requests: Sequence[Request]) -> TextCondition:
+        """Raises InputError if an instruction is blank or too long."""
+        for request in requests:
+            if not request.instruction.strip():
+                found = repr(request.instruction)
+                raise InputError(f"instruction of robot {request.scene}", found, "the task, in words")
         wanted = [request.instruction for request in requests]
         unknown = [text for text in dict.fromkeys(wanted) if text not in self._known]
         if unknown:
@@ -53,11 +47,19 @@ class InstructionSource:
 
 
 class CaptionSource:
-    """One atomic instruction a chunk, from `caption`: a person, an agent, a planner."""
+    """One atomic instruction a prediction, from `caption`: a person, an agent, a planner."""
 
-    def __init__(self, encode: Encode, caption: Callable[[TextRequest], str]):
-        self._encode, self._caption = encode, caption
+    def __init__(self, encode: Encode, caption: Callable[[Request], str] | None = None):
+        """Without `caption` it is the request's own."""
+        self._encode, self._caption = encode, caption or due_caption
 
-    def condition(self, requests: Sequence[TextRequest]) -> TextCondition:
-        """Raises InputError if a caption is too long."""
+    def condition(self, requests: Sequence[Request]) -> TextCondition:
+        """Raises InputError if a caption is missing or too long."""
         return self._encode([self._caption(request) for request in requests])
+
+
+def due_caption(request: Request) -> str:
+    """The request's caption; raises InputError if it has none."""
+    if request.caption is None or not request.caption.strip():
+        raise InputError(f"caption of robot {request.scene}", repr(request.caption), "the event that is due, in words")
+    return request.caption

@@ -13,14 +13,16 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import ActionChunk, Observation
+from wallwm_jax.core.types import ActionChunk
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
-from wallwm_jax.infer.conditions import ChunkSettings, check_state, chunk_batch
+from wallwm_jax.infer.conditions import ChunkSettings, chunk_batch
 from wallwm_jax.infer.denoise import SolverSettings, TextCondition
 from wallwm_jax.infer.history import History
+from wallwm_jax.infer.observations import blank_observation, check_state
 from wallwm_jax.infer.programs import Programs, Text, film, without_text
 from wallwm_jax.infer.safety import EMPTY_TEXT, NON_FINITE_VIDEO, Failure, Limits, SafetySettings, guard
+from wallwm_jax.infer.stage_timer import StageTimer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +64,10 @@ class UnifiedMode:
         embodiment: Embodiment,
         statistics: Statistics,
         settings: UnifiedModeSettings,
+        timer: StageTimer | None = None,
     ):
         self.settings, self.embodiment, self._statistics = settings, embodiment, statistics
-        self.programs = Programs(model, parameters, settings.rows, settings.window, settings.solver)
+        self.programs = Programs(model, parameters, settings.rows, settings.window, settings.solver, timer)
         self._limits = Limits.of(statistics, settings.safety)
 
     @property
@@ -82,9 +85,8 @@ class UnifiedMode:
 
     def warm_up(self, views: tuple[int, int, int, int], dream: bool = False) -> None:
         """Compiles every program that `act` runs on images of shape `views` [V, H, W, 3], before a robot waits."""
-        nothing, dof = np.zeros(views, np.uint8), self.embodiment.dof_mask
         history = self.history()
-        history.push(Observation(nothing, np.ones(views[0], bool), np.zeros(len(dof), np.float32), dof))
+        history.push(blank_observation(self.embodiment, views[1:3]))
         self.act([history], [""], key=jax.random.key(0), dream=dream)
 
     def act(
@@ -100,7 +102,7 @@ class UnifiedMode:
 
         Raises:
             InputError: texts and histories do not match, a text is too long, a history is empty, of other images or
-                of a state that is not finite.
+                of a state that is not finite or has a rotation that is none.
         """
         shapes = {history.shape for history in histories}
         if len(shapes) != 1:

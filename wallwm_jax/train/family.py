@@ -37,7 +37,6 @@ class ModelFamily:
       planned: `planned(config, views, remat)` gives the model for `views` cameras as a step is planned with it: without
         data or pretrained parts, with another `remat` unless that is None.
       variant: `variant(model)` gives the world model's sizes, which decide the shapes of pictures in a batch.
-      modes: names of the inference modes that its models have.
       check: `check(stage, config)` raises InputError for a model that a config cannot have.
       check_towers: `check_towers(stage, config, mesh)` raises InputError for towers that the mesh does not divide.
     """
@@ -52,7 +51,6 @@ class ModelFamily:
     data: Callable[[Stage, ml_collections.ConfigDict, CuratedDataset, int], StageData]
     planned: Callable[[ml_collections.ConfigDict, int, str | None], Any]
     variant: Callable[[Any], Variant]
-    modes: tuple[str, ...] = ()
     check: Callable[[Stage, ml_collections.ConfigDict], None] = _no_check
     check_towers: Callable[[Stage, ml_collections.ConfigDict, Mesh | AbstractMesh], None] = _no_check
 

@@ -192,7 +192,6 @@ WORLD_ACTION = ModelFamily(
     data=_event_data,
     planned=_planned,
     variant=lambda model: model.variant,
-    modes=("event", "unified"),
     check=_check,
     check_towers=_check_towers,
 )
