@@ -1,9 +1,8 @@
 """What the loader is told: how a window is cut and how a row is filled. Lengths are named by what they count."""
 
 import dataclasses
-from typing import Any
 
-from wallwm_jax.core.config import Section
+from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 
 FRAMES_PER_LATENT = 4
@@ -81,9 +80,12 @@ class LoaderSettings:
     @classmethod
     def from_config(cls, config: Section) -> "LoaderSettings":
         """From a config's `data` section; an unknown key is refused."""
-        values = _known(cls, config, "data")
+        check_keys(config, {field.name for field in dataclasses.fields(cls)}, "config.data")
+        values = dict(config)
         if values.get("history") is not None:
-            values["history"] = HistorySettings(**_known(HistorySettings, values["history"], "data.history"))
+            known = {field.name for field in dataclasses.fields(HistorySettings)}
+            check_keys(values["history"], known, "config.data.history")
+            values["history"] = HistorySettings(**values["history"])
         return cls(**values)
 
     @property
@@ -107,11 +109,3 @@ class LoaderSettings:
     def batch_text_length(self) -> int:
         """L: rows of one batch share it, so that the longer kind of caption sets it."""
         return max(self.text_length, self.history.text_length if self.history else 0)
-
-
-def _known(kind: type, config: Section, where: str) -> dict[str, Any]:
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise InputError(where, f"unknown keys {unknown}", f"keys among {sorted(known)}")
-    return dict(config)

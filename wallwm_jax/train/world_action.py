@@ -9,6 +9,7 @@ import jax
 import ml_collections
 from jax.sharding import AbstractMesh, Mesh
 
+from wallwm_jax.core.config import check_keys
 from wallwm_jax.core.mesh import check_sequence, make_mesh, row_share
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data.curated import INDEX, WINDOWS, CuratedDataset
@@ -29,6 +30,7 @@ from wallwm_jax.objectives.world_action import (
 from wallwm_jax.train.architecture import architecture, build_model
 from wallwm_jax.train.family import ModelFamily
 from wallwm_jax.train.run import StageData
+from wallwm_jax.train.settings import build
 from wallwm_jax.train.stages import Batches, Stage, batch_rows
 from wallwm_jax.train.stand_in import with_codec
 
@@ -82,16 +84,21 @@ def _video_tokens(model: WorldAction, batch: EventBatch) -> int:
     return rows * slots * views * (model.variant.cells // model.variant.patch) ** 2
 
 
+def _window_index_settings(config: ml_collections.ConfigDict) -> WindowIndexSettings:
+    return build(WindowIndexSettings, config.windows.get("index", {}), "config.windows.index")
+
+
 def _check_windows(stage: Stage, config: ml_collections.ConfigDict) -> None:
+    check_keys(config.windows, ("loader", "index"), "config.windows")
     loader_settings(stage, config)
-    WindowIndexSettings(**config.windows.index.to_dict())
+    _window_index_settings(config)
 
 
 def _index_windows(stage: Stage, config: ml_collections.ConfigDict, curated: pathlib.Path) -> None:
     """Clusters the stage's observation-centred windows and writes their index."""
     if not (curated / WINDOWS).is_file():
-        settings = WindowIndexSettings(**config.windows.index.to_dict())
-        index_windows(CuratedDataset.open(curated), loader_settings(stage, config), settings)
+        loader = loader_settings(stage, config)
+        index_windows(CuratedDataset.open(curated), loader, _window_index_settings(config))
 
 
 EVENTS = Batches(
