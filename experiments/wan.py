@@ -94,6 +94,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
         config.stages[name].muon.iteration = "cheapest"
     config.stages.video.objective.time_shift = 5.0
     config.stages.video.freeze = ("text_encoder",)
+    config.stages.adaptation.objective.action = config.stages.action.objective
 
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.video_steps = 50

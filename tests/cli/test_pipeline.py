@@ -120,6 +120,8 @@ def test_stopping_at_the_border_of_two_stages_changes_nothing(run, dataset, tmp_
         (["mesh=host", "data.rows=0"], "data.rows"),
         (["stages.video.rows=0"], "config.stages.video.rows"),
         (["mesh=palmtop"], "config.mesh"),
+        (["data.spatial_compression=8"], "config.data.spatial_compression: found 8, expected 4, which the codec of"),
+        (["data.spatial_compression=2"], "config.data.spatial_compression: found 2, expected 4"),
         (["model.variant=huge"], "model.variant"),
         (["stages.video.warmup_steps=3"], "warmup_steps"),
         (["dataset.root=/nowhere"], "/nowhere"),
