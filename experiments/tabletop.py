@@ -15,7 +15,7 @@ import ml_collections
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
 from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.data.settings import HistorySettings
-from wallwm_jax.train.defaults import default_config
+from wallwm_jax.train.defaults import default_config, default_model, default_reasoner
 
 
 def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
@@ -25,6 +25,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.mesh = "laptop"
+    config.workers = 0
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.root = "data_specs/sample" if demo else "datasets/scenes"
@@ -37,6 +38,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     # reached for and moved to; with few, the motions that are always the same take it.
     config.curation.vision_language_clusters = 12 if demo else 8
     config.curation.action_clusters = 32 if demo else 96
+    config.curation.threads = 4
 
     config.data = ml_collections.ConfigDict()
     config.data.rows = 4
@@ -50,7 +52,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.data.balance = True
 
     config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=24)))
-    config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "float32"})
+    config.reasoner = default_reasoner("tiny")
 
     # Stage 5's windows: two past latents, the present and a chunk of two latents, two windows a row.
     history = HistorySettings(history_latents=2, future_latents=2, share=0.75 if demo else 0.5, text_length=144)
@@ -58,10 +60,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.windows.loader = ml_collections.ConfigDict({"row_frames": 10, "history": dataclasses.asdict(history)})
     config.windows.index = ml_collections.ConfigDict(dataclasses.asdict(WindowIndexSettings()))
 
-    config.model = ml_collections.ConfigDict()
-    config.model.variant = "tiny"
-    config.model.dtype = "float32"
-    config.model.remat = "none"
+    config.model = default_model("tiny")
 
     # Both objectives regress the clean end of the flow: on so few steps the velocity's error at small t, which grows
     # with 1 / t^2, would drown what has to be learned at large t.

@@ -38,7 +38,7 @@ import ml_collections
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings
 from wallwm_jax.data.planning import PlanSettings
 from wallwm_jax.data.settings import HistorySettings
-from wallwm_jax.train.defaults import default_config
+from wallwm_jax.train.defaults import default_config, default_model, default_reasoner
 
 VARIANTS = {"5b": "wan2.2-5b", "14b": "wan2.1-14b"}
 PIXELS_A_CELL = {"5b": 16, "14b": 8}
@@ -70,13 +70,10 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
     config.data.spatial_compression = PIXELS_A_CELL[arg]
     config.data.balance = True
 
-    config.model = ml_collections.ConfigDict()
-    config.model.variant = VARIANTS[arg]
-    config.model.dtype = "bfloat16"
-    config.model.remat = "full"
+    config.model = default_model(VARIANTS[arg], dtype="bfloat16", remat="full")
 
     config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=64)))
-    config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "bfloat16"})
+    config.reasoner = default_reasoner("tiny", dtype="bfloat16")
     history = HistorySettings(history_latents=4, future_latents=4, text_length=144)
     config.windows = ml_collections.ConfigDict()
     config.windows.loader = ml_collections.ConfigDict({"row_frames": 36, "history": dataclasses.asdict(history)})
@@ -97,6 +94,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
         config.stages[name].muon.iteration = "cheapest"
     config.stages.video.objective.time_shift = 5.0
     config.stages.video.freeze = ("text_encoder",)
+    config.stages.adaptation.objective.action = config.stages.action.objective
 
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.video_steps = 50

@@ -139,6 +139,8 @@ def test_data_that_changed_since_is_refused(run, dataset, tmp_path, capsys, file
         (["mesh=host", "data.rows=0"], "data.rows"),
         (["stages.video.rows=0"], "config.stages.video.rows"),
         (["mesh=palmtop"], "config.mesh"),
+        (["data.spatial_compression=8"], "config.data.spatial_compression: found 8, expected 4, which the codec of"),
+        (["data.spatial_compression=2"], "config.data.spatial_compression: found 2, expected 4"),
         (["model.variant=huge"], "model.variant"),
         (["stages.video.warmup_steps=3"], "warmup_steps"),
         (["dataset.root=/nowhere"], "/nowhere"),

@@ -201,7 +201,7 @@ def test_bad_input_is_refused(curated, indexed):
         dataclasses.replace(SETTINGS, history=dataclasses.replace(HISTORY, history_latents=6))
     with pytest.raises(InputError, match=r"data\.history\.share"):
         HistorySettings(share=1.5)
-    with pytest.raises(InputError, match=r"data\.history: found unknown keys \['past'\]"):
+    with pytest.raises(InputError, match=r"data\.history: found unknown key 'past'"):
         LoaderSettings.from_config({"history": {"past": 2}})
     loaded = LoaderSettings.from_config({"history": dataclasses.asdict(HISTORY)})
     assert loaded.history == HISTORY and loaded.chunk_steps == STEPS

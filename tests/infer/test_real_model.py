@@ -70,7 +70,7 @@ def test_padding_rows_slots_and_companions_change_nothing(make_mode, embodiment)
 def test_chunks_read_their_own_history(trained, embodiment, statistics):
     """A robot that has just started, beside one with a past, gets the chunk that it gets alone (1e-5: fp32 sums in
     another order); and a robot's past does change its chunk, so that the test can fail."""
-    window = ChunkSettings(1, 1, 1, text_length=16, spatial_compression=4)
+    window = ChunkSettings(frame_stride=1, history_latents=1, future_latents=1, text_length=16, spatial_compression=4)
     mode = UnifiedMode(*trained, embodiment, statistics, UnifiedModeSettings(2, window, SOLVER))
     fresh, old = mode.history(), mode.history()
     for seed in (7, 8, 9, 6, 0):
@@ -88,7 +88,7 @@ def test_chunks_read_their_own_history(trained, embodiment, statistics):
 def test_what_an_instruction_names_is_not_looked_for(trained, embodiment, statistics):
     """Of the same text told as the task, the readers of the keyframe find what they find without a text; the video
     reads it all the same, so that one instruction's chunk is not another's."""
-    window = ChunkSettings(1, 1, 1, text_length=16, spatial_compression=4)
+    window = ChunkSettings(frame_stride=1, history_latents=1, future_latents=1, text_length=16, spatial_compression=4)
     mode = UnifiedMode(*trained, embodiment, statistics, UnifiedModeSettings(2, window, SOLVER))
     history = mode.history()
     history.push(_observation(0, embodiment))
@@ -111,7 +111,10 @@ def test_what_an_instruction_names_is_not_looked_for(trained, embodiment, statis
 def test_a_chunk_without_a_past_is_an_event(trained, make_mode, embodiment, statistics):
     """A robot that has just started gets from unified mode, whose window has a slot for the past, what event mode says
     of an event as long as a chunk (1e-5: fp32 sums in another order): stage 5 starts from what stage 2 has learned."""
-    window, seen = ChunkSettings(2, 1, 1, text_length=16, spatial_compression=4), _observation(0, embodiment)
+    window, seen = (
+        ChunkSettings(frame_stride=2, history_latents=1, future_latents=1, text_length=16, spatial_compression=4),
+        _observation(0, embodiment),
+    )
     unified = UnifiedMode(*trained, embodiment, statistics, UnifiedModeSettings(2, window, SOLVER))
     history = unified.history()
     history.push(seen)

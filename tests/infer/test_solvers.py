@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.infer.solvers import euler, split_steps, time_grid
-from wallwm_jax.objectives.flow import anchor_time
+from wallwm_jax.objectives.anchor import AnchorSchedule
 
 
 def test_grid_follows_the_shift():
@@ -23,7 +23,7 @@ def test_grid_follows_the_shift():
 def test_anchor_lies_where_training_puts_it(steps, shift, data):
     """Both parts of the grid meet at the time at which the action objective reads the video tower."""
     anchor = data.draw(st.integers(0, steps))
-    expected = anchor_time(anchor, steps, shift)
+    expected = AnchorSchedule(anchor_step=anchor, denoise_steps=steps, shift=shift).anchor_time
     assert time_grid(2, shift, 0, anchor / steps)[-1] == pytest.approx(expected, abs=1e-6)
     assert time_grid(2, shift, anchor / steps, 1)[0] == pytest.approx(expected, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Flow matching arithmetic, the anchor time, caption drop, the packed cosine transform."""
+"""Flow matching arithmetic, caption drop, the packed cosine transform."""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,6 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.objectives import cosine_transform, flow
 from wallwm_jax.objectives.caption_drop import CaptionDrop, drop_captions, drop_probability
 from wallwm_jax.objectives.segments import masked_mean, of_segments, rows_of_segments
-
-
-def test_anchor_is_step_45_of_50_from_pure_noise():
-    """Shift 5 gives the paper's mid-noise t = 0.36, no shift gives 0.1, and the anchor lies on the solver's grid."""
-    assert flow.anchor_time(45, 50, 5.0) == pytest.approx(0.357, abs=1e-3)
-    assert flow.anchor_time(45, 50, 1.0) == pytest.approx(0.1)
-    assert flow.anchor_time(0, 50, 5.0) == 1.0
-    np.testing.assert_allclose(flow.time_grid(50, 5.0)[45], flow.anchor_time(45, 50, 5.0), rtol=1e-5)
-    with pytest.raises(InputError, match="anchor_step"):
-        flow.anchor_time(51, 50, 5.0)
 
 
 @given(time=st.floats(0, 1), shift=st.floats(0.2, 8))

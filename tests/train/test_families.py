@@ -12,6 +12,7 @@ import wallwm_jax
 from tests.data import lerobot_fixture
 from tests.train.synthetic import random_batch
 from tests.train.toy import SETTINGS, TOY, toy_family, toy_parameters
+from wallwm_jax.core.config import load
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import abstract_mesh
 from wallwm_jax.data.curation.curate import CurationSettings, curate
@@ -23,6 +24,7 @@ from wallwm_jax.train.stages import batch_rows
 from wallwm_jax.train.world_action import loader_settings
 
 STAGES = stages_of()
+EXPERIMENTS = pathlib.Path(wallwm_jax.__file__).resolve().parents[1] / "experiments"
 
 
 def config_of(**stages):
@@ -156,3 +158,49 @@ def _attribute(node: ast.expr) -> set[str]:
 def test_a_batch_of_a_family_is_of_the_type_that_its_stage_says():
     """The synthetic batches that the other tests train on."""
     assert isinstance(random_batch(0), stage_of("video").batches.type)
+
+
+def shipped(*overrides):
+    return load(str(EXPERIMENTS / "tabletop.py:demo"), overrides)
+
+
+def check(name, config):
+    stage = stage_of(name)
+    family_of(stage).check_config(stage, config)
+
+
+def test_cells_of_pixels_are_the_codecs():
+    """4 and 16 pixels are refused for a codec of 8; without a codec of its own a size takes what the data say."""
+    check("video", shipped())
+    for pixels in (4, 16):
+        with pytest.raises(InputError, match=rf"config\.data\.spatial_compression: found {pixels}, expected 8, which"):
+            check("video", shipped(f"data.spatial_compression={pixels}"))
+    check("video", shipped("model.variant=wan2.1-14b", "data.spatial_compression=4"))
+
+
+def test_windows_have_the_layout_of_all_stages():
+    """`windows.loader` may say how its rows are filled, not how frames and captions are laid out."""
+    config = shipped()
+    with config.unlocked():
+        config.windows.loader.frame_stride = 2
+    check("adaptation", config)
+    config.windows.loader.frame_stride = 4
+    with pytest.raises(InputError, match=r"config\.windows\.loader\.frame_stride: found 4, expected 2"):
+        check("adaptation", config)
+    with pytest.raises(InputError, match=r"config\.windows\.index: found unknown key 'cluster'"):
+        config = shipped()
+        with config.unlocked():
+            config.windows.index.cluster = 4
+        check("adaptation", config)
+
+
+def test_stage_5_reads_the_video_where_stage_2_does():
+    """Inference has one anchor for both: another one in stage 5 is refused. In the shipped configs they are one
+    section, so that one key sets both."""
+    config = shipped("stages.action.objective.anchor_step=30")
+    assert config.stages.adaptation.objective.action.anchor_step == 30
+    check("adaptation", config)
+    config.stages.adaptation.objective.action = config.stages.action.objective.copy_and_resolve_references()
+    config.stages.adaptation.objective.action.anchor_step = 45
+    with pytest.raises(InputError, match=r"config\.stages\.adaptation\.objective\.action: found .*anchor_step=45"):
+        check("adaptation", config)

@@ -91,6 +91,9 @@ def test_what_does_not_matter_may_change(tmp_path):
     assert resumed_records(tmp_path, stage, told) == told
     resumed_records(tmp_path, stage, RECORDS._replace(config={**CONFIG, "mesh": "host"}))
     resumed_records(tmp_path, stage, _config("model", remat="full", unroll=2))
+    resumed_records(tmp_path, stage, _config("model", cross_view=True, overrides={"layers": None}))
+    with pytest.raises(InputError, match=r"config\.model\.overrides\.layers.*--accept-change model"):
+        resumed_records(tmp_path, stage, _config("model", overrides={"layers": 3}))
     with pytest.raises(InputError, match=r"--accept-change: found 'statistic', expected one of"):
         check_changes(["statistic"])
 

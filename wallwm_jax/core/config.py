@@ -99,7 +99,7 @@ def _assign(config: ml_collections.ConfigDict, key: str, value: object) -> None:
     try:
         node[last] = value
     except TypeError as error:
-        raise InputError(f"--set {key}", repr(value), f"a {type(node[last]).__name__}") from error
+        raise InputError(f"--set {key}", repr(value), f"a {node.get_type(last).__name__}") from error
 
 
 def nearest(key: str, allowed: list[str]) -> str:

@@ -1,9 +1,8 @@
 """What the loader is told: how a window is cut and how a row is filled. Lengths are named by what they count."""
 
 import dataclasses
-from typing import Any
 
-from wallwm_jax.core.config import Section
+from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
 
 FRAMES_PER_LATENT = 4
@@ -44,12 +43,37 @@ class HistorySettings:
         return self.history_latents + 1 + self.future_latents
 
 
-@dataclasses.dataclass(frozen=True)
-class LoaderSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What training and inference must agree on: how frames, captions and latent cells are laid out.
+
+    Attributes:
+      frame_stride: source frames a sampled frame.
+      text_length: tokens of a caption.
+      spatial_compression: pixels a side of a latent cell, which are the codec's.
+    """
+
+    frame_stride: int = 2
+    text_length: int = 56
+    spatial_compression: int = 8
+
+    def __post_init__(self):
+        for field in ("frame_stride", "text_length", "spatial_compression"):
+            if getattr(self, field) < 1:
+                raise InputError(f"data.{field}", getattr(self, field), "at least 1")
+
+    @property
+    def steps_per_latent(self) -> int:
+        """K_p: control steps that one future latent frame covers."""
+        return FRAMES_PER_LATENT * self.frame_stride
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderSettings(Layout):
     """Settings of windows and rows.
 
     DECIDE (WALL-WM 3): the paper's "65 latent frames, 129 raw at stride 2" does not add up, so `max_latent_frames`
-    (latent slots of one event, keyframe included) and `frame_stride` (source frames a sampled frame) stand explicitly.
+    (latent slots of one event, keyframe included) and `frame_stride` stand explicitly.
 
     `anchor_jitter` is for training: the anchor moves up to that fraction of the event into it, an observation-centred
     window's up to that fraction of the way to the next anchor of its index. `history` None: events alone. All windows
@@ -59,16 +83,14 @@ class LoaderSettings:
     rows: int = 8
     row_frames: int = 8
     segments: int = 4
-    frame_stride: int = 2
     max_latent_frames: int = 6
-    text_length: int = 56
     anchor_jitter: float = 0.0
-    spatial_compression: int = 8
     balance: bool = True
     history: HistorySettings | None = None
 
     def __post_init__(self):
-        for field in ("rows", "row_frames", "segments", "frame_stride", "text_length", "spatial_compression"):
+        super().__post_init__()
+        for field in ("rows", "row_frames", "segments"):
             if getattr(self, field) < 1:
                 raise InputError(f"data.{field}", getattr(self, field), "at least 1")
         if not 2 <= self.max_latent_frames <= self.row_frames:
@@ -81,15 +103,13 @@ class LoaderSettings:
     @classmethod
     def from_config(cls, config: Section) -> "LoaderSettings":
         """From a config's `data` section; an unknown key is refused."""
-        values = _known(cls, config, "data")
+        check_keys(config, {field.name for field in dataclasses.fields(cls)}, "config.data")
+        values = dict(config)
         if values.get("history") is not None:
-            values["history"] = HistorySettings(**_known(HistorySettings, values["history"], "data.history"))
+            known = {field.name for field in dataclasses.fields(HistorySettings)}
+            check_keys(values["history"], known, "config.data.history")
+            values["history"] = HistorySettings(**values["history"])
         return cls(**values)
-
-    @property
-    def steps_per_latent(self) -> int:
-        """K_p: control steps that one future latent frame covers."""
-        return FRAMES_PER_LATENT * self.frame_stride
 
     @property
     def row_actions(self) -> int:
@@ -107,11 +127,3 @@ class LoaderSettings:
     def batch_text_length(self) -> int:
         """L: rows of one batch share it, so that the longer kind of caption sets it."""
         return max(self.text_length, self.history.text_length if self.history else 0)
-
-
-def _known(kind: type, config: Section, where: str) -> dict[str, Any]:
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise InputError(where, f"unknown keys {unknown}", f"keys among {sorted(known)}")
-    return dict(config)

@@ -11,20 +11,17 @@ from jaxtyping import Bool, Float, Int, UInt8
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ARMS, UNIFIED_DIMENSION, EventBatch, Observation
 from wallwm_jax.data.embodiment import Embodiment
-from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
+from wallwm_jax.data.settings import FRAMES_PER_LATENT, Layout, LoaderSettings
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.infer.history import History
 
 
-@dataclasses.dataclass(frozen=True)
-class WindowSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowSettings(Layout):
     """How an event's window is cut: as the loader that trained the model cut it."""
 
-    frame_stride: int = 2
     max_latent_frames: int = 6
     """Latent slots of the longest event, keyframe included."""
-    text_length: int = 56
-    spatial_compression: int = 8
     buckets: tuple[int, ...] = ()
     """Latent slots of the lengths that are compiled for, ascending; shorter events are padded up to the next, masked.
     Empty: half of the longest, and the longest. Many buckets waste less arithmetic, few less compilation."""
@@ -32,16 +29,12 @@ class WindowSettings:
     observed_slots = 1
 
     def __post_init__(self):
+        super().__post_init__()
         longest = self.max_latent_frames
         buckets = tuple(self.buckets) or tuple(sorted({max(longest // 2, 2), longest}))
         if list(buckets) != sorted(set(buckets)) or buckets[0] < 2 or buckets[-1] != longest:
             raise InputError("buckets", buckets, f"ascending, from 2 or more to max_latent_frames ({longest})")
         object.__setattr__(self, "buckets", buckets)
-
-    @property
-    def steps_per_latent(self) -> int:
-        """K_p: control steps that one future latent covers."""
-        return FRAMES_PER_LATENT * self.frame_stride
 
     @property
     def max_steps(self) -> int:
@@ -60,18 +53,16 @@ class WindowSettings:
         return next((bucket for bucket in self.buckets if bucket >= needed), self.buckets[-1])
 
 
-@dataclasses.dataclass(frozen=True)
-class ChunkSettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChunkSettings(Layout):
     """How an observation-centred window is cut: as the loader that trained the model cut it (WALL-WM eq. 11)."""
 
-    frame_stride: int = 2
     history_latents: int = 2
     future_latents: int = 2
-    text_length: int = 224
-    spatial_compression: int = 8
 
     def __post_init__(self):
-        for field, least in (("frame_stride", 1), ("history_latents", 0), ("future_latents", 1), ("text_length", 1)):
+        super().__post_init__()
+        for field, least in (("history_latents", 0), ("future_latents", 1)):
             if getattr(self, field) < least:
                 raise InputError(field, getattr(self, field), f"at least {least}")
 
@@ -82,17 +73,12 @@ class ChunkSettings:
             raise InputError("data.history", None, "settings of observation-centred windows")
         history = loader.history
         return cls(
-            loader.frame_stride,
-            history.history_latents,
-            history.future_latents,
-            loader.batch_text_length,
-            loader.spatial_compression,
+            frame_stride=loader.frame_stride,
+            history_latents=history.history_latents,
+            future_latents=history.future_latents,
+            text_length=loader.batch_text_length,
+            spatial_compression=loader.spatial_compression,
         )
-
-    @property
-    def steps_per_latent(self) -> int:
-        """K_p: control steps that one future latent covers."""
-        return FRAMES_PER_LATENT * self.frame_stride
 
     @property
     def steps(self) -> int:

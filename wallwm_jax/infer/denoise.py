@@ -13,29 +13,21 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.infer.solvers import euler, split_steps, time_grid
+from wallwm_jax.objectives.anchor import AnchorSchedule
 
 
 @dataclasses.dataclass(frozen=True)
-class SolverSettings:
-    """Step counts and the anchor at which the action tower reads the video tower (WALL-WM eq. 12).
+class SolverSettings(AnchorSchedule):
+    """Step counts, and the anchor of the training that made the model.
 
-    `video_steps` Euler steps lead from pure noise to clean frames, split at the anchor, `anchor_step` of
-    `denoise_steps` of training's schedule; `anchor_step` 0 reads pure noise: one video forward before acting. `samples`
-    action noises share that forward and their mean is returned.
+    `video_steps` Euler steps lead from pure noise to clean frames, split at the anchor; with `anchor_step` 0 there is
+    one video forward before acting. `samples` action noises share that forward and their mean is returned.
     """
 
     video_steps: int = 10
     action_steps: int = 10
-    anchor_step: int = 45
-    denoise_steps: int = 50
-    shift: float = 5.0
     action_shift: float = 1.0
     samples: int = 1
-
-    @property
-    def anchor(self) -> float:
-        """The anchor as a fraction of the way from pure noise to data, before the shift."""
-        return self.anchor_step / self.denoise_steps
 
     def times_to_anchor(self) -> Float[np.ndarray, "times"]:
         before, _ = split_steps(self.video_steps, self.anchor_step, self.denoise_steps)

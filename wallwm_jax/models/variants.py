@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TypeVar
 
+from wallwm_jax.core.config import check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.nn.action_dit import ActionDiTSizes
 from wallwm_jax.nn.guidance.guidance import GuidanceSizes
@@ -202,8 +203,5 @@ def row_of(rows: Mapping[str, Row], section: str, name: str, overrides: Mapping[
     """
     if name not in rows:
         raise InputError(f"{section}.variant", repr(name), f"one of {sorted(rows)}")
-    fields = [field.name for field in dataclasses.fields(rows[name])]
-    unknown = sorted(set(overrides or {}) - set(fields))
-    if unknown:
-        raise InputError(f"{section}.overrides", unknown, f"fields of {type(rows[name]).__name__}: {fields}")
+    check_keys(overrides or {}, [field.name for field in dataclasses.fields(rows[name])], f"{section}.overrides")
     return dataclasses.replace(rows[name], **overrides or {})

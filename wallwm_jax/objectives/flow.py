@@ -68,19 +68,3 @@ def weight(time: Times, regressed: str = "velocity") -> Float[Array, "..."]:
     if regressed not in REGRESSED:
         raise InputError("regressed", repr(regressed), f"one of {REGRESSED}")
     return jnp.ones_like(time) if regressed == "velocity" else jnp.square(time)
-
-
-def time_grid(steps: int, shift: float = 1.0) -> Float[Array, "steps_plus_one"]:
-    """Solver times from 1 (pure noise) down to 0 (data), shifted."""
-    return shift_time(jnp.linspace(1.0, 0.0, steps + 1), shift)
-
-
-def anchor_time(anchor_step: int, steps: int, shift: float) -> float:
-    """The time at which the action tower reads the video tower (WALL-WM eq. 12).
-
-    The paper's anchor is step 45 of 50; the steps are counted from pure noise towards data. With Wan's shift of 5
-    that is t = 0.36, the "mid-noise" the paper speaks of (0.1 without shift). Raises InputError outside the grid.
-    """
-    if not 0 <= anchor_step <= steps:
-        raise InputError("anchor_step", anchor_step, f"a step of 0..{steps}")
-    return float(shift_time(1 - anchor_step / steps, shift))

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.objectives import cosine_transform, flow
+from wallwm_jax.objectives.anchor import AnchorSchedule
 from wallwm_jax.objectives.caption_drop import CaptionDrop, drop_captions
 from wallwm_jax.objectives.portions import WHOLE, Portion
 from wallwm_jax.objectives.segments import of_segments, rows_of_segments
@@ -50,16 +51,13 @@ class VideoSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ActionSettings:
-    """Stage 2. `draws` action noises share one video forward at the anchor time, give or take `anchor_jitter` (half
+class ActionSettings(AnchorSchedule):
+    """Stage 2. `draws` action noises share one video forward at the anchor's time, give or take `anchor_jitter` (half
     the width of a uniform window in t). `regressed` "clean" is the x-prediction of eq. 13: errors weighed by t^2.
     `gaze_weight` is what looking at the wrong place counts.
     """
 
     draws: int = 6
-    anchor_step: int = 45
-    denoise_steps: int = 50
-    shift: float = 5.0
     anchor_jitter: float = 0.05
     time_sampling: str = "uniform"
     time_shift: float = 1.0
@@ -291,7 +289,7 @@ def anchor_features(
     portion: Portion = WHOLE,
 ) -> Float[Array, "layers B F V n embed"]:
     """Features of every video block from the one forward pass at the anchor time (WALL-WM eq. 12)."""
-    anchor = flow.anchor_time(settings.anchor_step, settings.denoise_steps, settings.shift)
+    anchor = settings.anchor_time
     offset = portion.uniform(substream(key, "anchor"), batch.segment_mask.shape, minval=-1.0, maxval=1.0)
     time = jnp.clip(anchor + settings.anchor_jitter * offset, 0.0, 1.0)
     noise = portion.normal(substream(key, "video_noise"), observed.latents.shape)

@@ -22,14 +22,15 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 def build_model(config: Section, views: int) -> WorldAction:
     """The model of `config.model` {variant, dtype, remat, unroll, cross_view, overrides} for `views` cameras.
 
-    Raises InputError on unknown keys, variants, fields, dtypes and remats.
+    An override that is None leaves the variant's own value. Raises InputError on unknown keys, variants, fields, dtypes
+    and remats.
     """
     check_keys(config, ("variant", "dtype", "remat", "unroll", "cross_view", "overrides"), "config.model")
     if "variant" not in config:
         raise InputError("config.model", "no key 'variant'", "the name of a size")
     options = {name: config[name] for name in ("remat", "unroll", "cross_view") if name in config}
     check_remat(options.get("remat", "none"))
-    row = variant(config["variant"], dict(config.get("overrides") or {}))
+    row = variant(config["variant"], _overrides(config))
     return WorldAction(row, views, dtype=_dtype(config.get("dtype", "float32")), **options)
 
 
@@ -55,7 +56,7 @@ def build_reasoner(config: Section, world: Variant, views: int, text_length: int
     check_keys(config, ("variant", "dtype", "overrides"), "config.reasoner")
     if "variant" not in config:
         raise InputError("config.reasoner", "no key 'variant'", "the name of a size")
-    row = reasoner_variant(config["variant"], dict(config.get("overrides") or {}))
+    row = reasoner_variant(config["variant"], _overrides(config))
     return Reasoner(row, world, views, text_length, _dtype(config.get("dtype", "float32")))
 
 
@@ -70,6 +71,12 @@ def reasoner_of(record: Mapping[str, Any], *, dtype: str = "float32") -> Reasone
     world = model_of({"variant": record["world"], "views": record["views"], "cross_view": True}).variant
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in record["variant"].items()}
     return Reasoner(ReasonerVariant(**fields), world, record["views"], record["text_length"], _dtype(dtype))
+
+
+def _overrides(config: Section) -> dict[str, Any]:
+    """The fields of a size that a config sets, as the size's row holds them: a saved config has lists for tuples."""
+    given = {name: value for name, value in (config.get("overrides") or {}).items() if value is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _dtype(name: str) -> Any:

@@ -44,6 +44,9 @@ learned."""
 _MAY_CHANGE_OF_MODEL = frozenset({"remat", "unroll"})
 """Likewise of the config's model sections: what is kept in memory, and how loops are written."""
 
+_MODEL_DEFAULTS: Mapping[str, Any] = {"cross_view": True, "overrides": {}}
+"""Keys that a model section of a checkpoint may lack, and what they then were."""
+
 
 def check_changes(accept: Collection[str]) -> None:
     """Raises InputError for a name that is not among CHANGES."""
@@ -122,8 +125,9 @@ def _decisive(records: Records, stage: Stage) -> dict[str, Any]:
     own = {name: value for name, value in whole.items() if name not in _MAY_CHANGE}
     decisive = {**{name: config[name] for name in ("seed", *stage.sections)}, "stages": {stage.name: own}}
     for section in stage.model_sections:
-        kept = {name: value for name, value in config[section].items() if name not in _MAY_CHANGE_OF_MODEL}
-        decisive[section] = kept
+        kept = _MODEL_DEFAULTS | dict(config[section])
+        kept["overrides"] = {name: value for name, value in (kept["overrides"] or {}).items() if value is not None}
+        decisive[section] = {name: value for name, value in kept.items() if name not in _MAY_CHANGE_OF_MODEL}
     return {**_of(records, "model", "statistics", "embodiment", "sources"), "config": decisive}
 
 

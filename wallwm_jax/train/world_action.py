@@ -9,12 +9,14 @@ import jax
 import ml_collections
 from jax.sharding import AbstractMesh, Mesh
 
+from wallwm_jax.core.config import check_keys
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import check_sequence, make_mesh, row_share
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data.curated import INDEX, WINDOWS, CuratedDataset
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings, index_windows
 from wallwm_jax.data.pipeline import make_loader
-from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
+from wallwm_jax.data.settings import FRAMES_PER_LATENT, Layout, LoaderSettings
 from wallwm_jax.models.initialise import abstract_parameters, init_parameters
 from wallwm_jax.models.variants import Variant
 from wallwm_jax.models.world_action import WorldAction
@@ -29,6 +31,7 @@ from wallwm_jax.objectives.world_action import (
 from wallwm_jax.train.architecture import architecture, build_model
 from wallwm_jax.train.family import ModelFamily
 from wallwm_jax.train.run import StageData
+from wallwm_jax.train.settings import build, stage_settings
 from wallwm_jax.train.stages import Batches, Stage, batch_rows
 from wallwm_jax.train.stand_in import with_codec
 
@@ -82,16 +85,26 @@ def _video_tokens(model: WorldAction, batch: EventBatch) -> int:
     return rows * slots * views * (model.variant.cells // model.variant.patch) ** 2
 
 
+def _window_index_settings(config: ml_collections.ConfigDict) -> WindowIndexSettings:
+    return build(WindowIndexSettings, config.windows.get("index", {}), "config.windows.index")
+
+
 def _check_windows(stage: Stage, config: ml_collections.ConfigDict) -> None:
+    check_keys(config.windows, ("loader", "index"), "config.windows")
+    own, shared = config.windows.get("loader", {}), LoaderSettings.from_config(config.data)
+    for field in dataclasses.fields(Layout):
+        if field.name in own and own[field.name] != getattr(shared, field.name):
+            expected = f"{getattr(shared, field.name)}, as config.data says for all stages"
+            raise InputError(f"config.windows.loader.{field.name}", own[field.name], expected)
     loader_settings(stage, config)
-    WindowIndexSettings(**config.windows.index.to_dict())
+    _window_index_settings(config)
 
 
 def _index_windows(stage: Stage, config: ml_collections.ConfigDict, curated: pathlib.Path) -> None:
     """Clusters the stage's observation-centred windows and writes their index."""
     if not (curated / WINDOWS).is_file():
-        settings = WindowIndexSettings(**config.windows.index.to_dict())
-        index_windows(CuratedDataset.open(curated), loader_settings(stage, config), settings)
+        loader = loader_settings(stage, config)
+        index_windows(CuratedDataset.open(curated), loader, _window_index_settings(config))
 
 
 EVENTS = Batches(
@@ -117,41 +130,41 @@ OBSERVATION_WINDOWS = Batches(
 )
 """Observation-centred windows (WALL-WM eq. 11), mixed with event-centric ones."""
 
-STAGES: tuple[Stage, ...] = (
-    Stage(
-        name="video",
-        number=1,
-        trains=frozenset({"text_encoder", "video"}),
-        objective=video_loss,
-        settings=VideoSettings,
-        batches=EVENTS,
-        captions="the event's own, dropped with a probability that grows with its length",
-    ),
-    Stage(
-        name="action",
-        number=2,
-        trains=frozenset({"action", "duration"}),
-        objective=action_loss,
-        settings=ActionSettings,
-        batches=EVENTS,
-        captions="the event's own",
-        starts_from="video",
-        copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
-        optional=frozenset({"duration"}),
-    ),
-    Stage(
-        name="adaptation",
-        number=5,
-        trains=frozenset({"video", "action"}),
-        objective=adaptation_loss,
-        settings=AdaptationSettings,
-        batches=OBSERVATION_WINDOWS,
-        captions="the task's or the event's, and the event's own of event-centric windows",
-        starts_from="action",
-    ),
+VIDEO = Stage(
+    name="video",
+    number=1,
+    trains=frozenset({"text_encoder", "video"}),
+    objective=video_loss,
+    settings=VideoSettings,
+    batches=EVENTS,
+    captions="the event's own, dropped with a probability that grows with its length",
 )
-"""Stage 1 also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout
+"""It also trains the small text encoder, which has no public weights; a pretrained one stays frozen throughout
 (`stages.video.freeze`)."""
+
+ACTION = Stage(
+    name="action",
+    number=2,
+    trains=frozenset({"action", "duration"}),
+    objective=action_loss,
+    settings=ActionSettings,
+    batches=EVENTS,
+    captions="the event's own",
+    starts_from="video",
+    copies=(("video/waypoint_head/keyframe_reader", "action/keyframe_reader"),),
+    optional=frozenset({"duration"}),
+)
+
+ADAPTATION = Stage(
+    name="adaptation",
+    number=5,
+    trains=frozenset({"video", "action"}),
+    objective=adaptation_loss,
+    settings=AdaptationSettings,
+    batches=OBSERVATION_WINDOWS,
+    captions="the task's or the event's, and the event's own of event-centric windows",
+    starts_from="action",
+)
 
 
 def _build(config: ml_collections.ConfigDict, curated: CuratedDataset) -> WorldAction:
@@ -163,7 +176,17 @@ def _rebuild(config: ml_collections.ConfigDict, record: Any) -> WorldAction:
 
 
 def _check(stage: Stage, config: ml_collections.ConfigDict) -> None:
-    build_model(config.model, views=1)
+    """What the sections must agree on: cells of pixels with the codec, and the anchor of stage 5 with stage 2's, which
+    is the one that inference uses."""
+    codec, pixels = build_model(config.model, views=1).variant.codec, loader_settings(stage, config).spatial_compression
+    if codec is not None and codec.spatial_compression != pixels:
+        expected = f"{codec.spatial_compression}, which the codec of config.model.variant {config.model.variant!r} has"
+        raise InputError("config.data.spatial_compression", pixels, expected)
+    if stage.settings is AdaptationSettings and ACTION.name in config.stages:
+        own, shared = (stage_settings(one, config.stages[one.name]).objective for one in (stage, ACTION))
+        if own.action.schedule != shared.schedule:
+            where = f"config.stages.{stage.name}.objective.action"
+            raise InputError(where, own.action.schedule, f"{shared.schedule}, as config.stages.{ACTION.name}.objective")
 
 
 def _check_towers(stage: Stage, config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh) -> None:
@@ -183,7 +206,7 @@ def _planned(config: ml_collections.ConfigDict, views: int, remat: str | None) -
 
 WORLD_ACTION = ModelFamily(
     name="world_action",
-    stages=STAGES,
+    stages=(VIDEO, ACTION, ADAPTATION),
     build=_build,
     architecture=architecture,
     rebuild=_rebuild,
