@@ -233,8 +233,8 @@ class _Trainer:
             look = str(error)
         raise RunError(
             f"stage {run.stage.name}: {self.watch.limit} steps in a row were not finite, the last of them step "
-            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}, update norm {numbers['update_norm']}); "
-            f"{look}"
+            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}, "
+            f"update norm {numbers['update_norm']}); {look}"
         )
 
     def _report(self, number: int, evaluate: bool, last: bool) -> None:
