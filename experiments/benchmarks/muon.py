@@ -45,8 +45,8 @@ import optax.contrib
 
 from wallwm_jax.core.axes import Declaration, declare
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.optim.muon import MuonSettings, muon
-from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, orthogonalize
+from wallwm_jax.optim import MuonSettings, muon
+from wallwm_jax.optim.newton_schulz import RESTART_EVERY, orthogonalize
 from wallwm_jax.optim.polynomials import polynomials_of
 
 HEAD = 64
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("layers", 8), ("width", 1024), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--products", choices=sorted(SAFE_RESTARTS), default="float32", help="dtype of our products")
+    parser.add_argument("--products", choices=sorted(RESTART_EVERY), default="float32", help="dtype of our products")
     parser.add_argument("--whole", action="store_true", help="our symmetric products whole, not by halves")
     parser.add_argument("--plans", type=pathlib.Path, default=RESULTS, help="folder of the three plans")
     parser.add_argument("--compile", action="store_true", help="make the plans first, and look at eight TPUs")
@@ -162,8 +162,9 @@ class Closeness(NamedTuple):
 
 def orthogonality(width: int, settings: MuonSettings) -> tuple[Closeness, Closeness]:
     """Of ours as `settings` has it, and of Optax's polynomial in fp32."""
-    options = {"restarts": settings.restarts(width, 2 * width, settings.coefficients), "dtype": settings.products}
-    options |= {"norm": settings.norm, "halves": settings.halves}
+    exact = settings.exact(1)
+    options = {"restarts": settings.restarts(width, 2 * width, settings.coefficients, exact), "exact_steps": exact}
+    options |= {"dtype": settings.products, "norm": settings.norm, "halves": settings.halves}
     runs = ((settings.coefficients, options), ("keller_jordan", {}))
     found = Closeness({}, {}), Closeness({}, {})
     for spectrum in SPECTRA:

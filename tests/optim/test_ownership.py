@@ -72,3 +72,18 @@ def test_a_large_transformer_is_shared_evenly(data, fsdp, most):
     ownership = assign(tower, mesh)
     assert 1.0 <= ownership.balance <= most
     assert 1.0 <= ownership.padding <= 2.5
+
+
+def test_work_is_shared_along_the_axes_that_are_named():
+    """With owners along "fsdp" alone, devices that differ in "data" do the same; an axis that cuts a matrix shares its
+    work anyway."""
+    mesh = {"data": 2, "fsdp": 4}
+    whole = group_of(8, 24, Cut(), 8)
+    ownership = assign([whole], mesh, owners=("fsdp",))
+    (share,) = ownership.shares
+    assert share.replicas == ("fsdp",) and (share.counts == 2).all() and len(share.counts) == 4
+    assert (ownership.flops == 2 * whole.flops).all()
+    (cut,) = assign([group_of(8, 24, Cut(("data",)), 8)], mesh, owners=("fsdp",)).shares
+    assert cut.replicas == ("fsdp",) and len(cut.counts) == 8 and (cut.counts == 1).all()
+    (cut,) = assign([group_of(8, 24, Cut(("data",)), 8)], mesh, owners=()).shares
+    assert cut.replicas == () and (cut.counts == 4).all()

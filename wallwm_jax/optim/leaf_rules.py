@@ -17,6 +17,7 @@ A rule for one leaf is one of
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from optax.contrib import MuonDimensionNumbers
 
@@ -61,7 +62,7 @@ class LeafRule:
         return tuple(math.prod(shape[place] for place in places) for places in self.matrix_order(split))
 
 
-def leaf_rule(given: LeafText, name: str, shape: Sequence[int]) -> LeafRule:
+def leaf_rule(given: Any, name: str, shape: Sequence[int]) -> LeafRule:
     """One leaf's rule from one of the forms; raises InputError, naming the leaf, if it is none or does not fit."""
     if given is None:
         return LeafRule()

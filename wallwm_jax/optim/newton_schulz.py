@@ -28,9 +28,21 @@ from wallwm_jax.optim.symmetric import (
     times,
 )
 
-SAFE_RESTARTS: Mapping[str, tuple[int, ...]] = {"bfloat16": (1, 3), "float32": (5,)}
-"""Steps after which the Gram matrix is formed anew, by the dtype of the products. Less often, errors of bf16 products
-grow without bound on spectra that decay; those of fp32 products stay below 3e-3 on all that were tried."""
+SMALL_ROWS, MUCH_WIDER = 128, 4
+RESTART_EVERY: Mapping[str, int] = {"bfloat16": 2, "float32": 5}
+"""Most steps between two Gram matrices that are formed from the matrices themselves, by the dtype of the products."""
+
+
+def safe_restarts(dtype: str, steps: int, exact_steps: int = 0) -> tuple[int, ...]:
+    """The steps after which the Gram matrix is formed anew: in bf16 after 1, 3, 5, ..., in fp32 after 5, 10, ...
+
+    Less often, errors of bf16 products grow without bound on spectra that decay: restarts after 1 and 3 alone leave a
+    spectral norm of 2.2 after 8 steps and 7e9 after 10. Those of fp32 products stay below 3e-3 on all spectra that were
+    tried. The `exact_steps` of bf16 are taken on the matrices, so that restarts are counted from their end.
+    """
+    every = RESTART_EVERY[dtype]
+    first = exact_steps if exact_steps else every - 1 if dtype == "bfloat16" else every
+    return tuple(range(first, steps, every))
 
 
 def orthogonalize(
@@ -41,6 +53,7 @@ def orthogonalize(
     restarts: Sequence[int] | None = None,
     norm: str = "frobenius",
     halves: bool = False,
+    exact_steps: int = 0,
 ) -> Float[Array, "*n m k"]:
     """Every matrix with its singular values driven towards one; needs m <= k to be cheap, holds for any shape.
 
@@ -48,14 +61,23 @@ def orthogonalize(
         polynomials: three coefficients a step (`polynomials.polynomials_of`).
         dtype: of the products. Those in fp32 are not rounded, on no device.
         restarts: None takes the steps on the matrices; numbers take them on Gram matrices, which are formed anew after
-            that many steps (`SAFE_RESTARTS`).
+            that many steps (`safe_restarts`).
         norm: what is one at the start, and no singular value above it: "frobenius", or "schatten", the 8-norm of the
             singular values, which is nearer to the largest of them and falls off from the first step's products.
         halves: symmetric products without their lower left block.
+        exact_steps: first steps of bf16 products that are taken with factors split in two, to about 2^-16 of them.
+            What is rounded to bf16 before or in the first steps has noise in all directions, which these steps
+            multiply by a thousand: a matrix of rank 1 to 16 comes out with a cosine of .36 to .90 with U V^T without
+            exact steps, .87 to .96 with one and .99 with two. fp32 products need none.
     """
-    values = _normalised(matrices, epsilon).astype(dtype)
-    numbered = list(enumerate(_parts(polynomials, restarts)))
-    run = functools.partial(_part, schatten=norm == "schatten", halves=halves)
+    values, schatten = _normalised(matrices, epsilon), norm == "schatten"
+    exact = exact_steps if jnp.dtype(dtype) == jnp.bfloat16 else 0
+    for number, coefficients in enumerate(polynomials[:exact]):
+        values = _exact_step(values, jnp.asarray(coefficients, jnp.float32), schatten=schatten and number == 0)
+    values = values.astype(dtype)
+    restarts = None if restarts is None else [restart - exact for restart in restarts]
+    numbered = list(enumerate(_parts(polynomials[exact:], restarts), start=exact))
+    run = functools.partial(_part, schatten=schatten, halves=halves)
     # Parts of one length are one scan: one copy of the products in the program, and the temporaries of one part.
     for _, alike in itertools.groupby(numbered, lambda pair: len(pair[1])):
         numbers, steps = zip(*alike, strict=True)
@@ -84,12 +106,19 @@ def in_turn(
 
 
 def iteration_flops(
-    m: int, k: int, polynomials: Polynomials, restarts: Sequence[int] | None = None, halves: bool = False
+    m: int,
+    k: int,
+    polynomials: Polynomials,
+    restarts: Sequence[int] | None = None,
+    halves: bool = False,
+    exact_steps: int = 0,
 ) -> int:
     """Floating-point operations of `orthogonalize` on one m x k matrix, m <= k: those of its matrix products."""
     whole, symmetric = 2 * m * m * m, product_flops(m, m, halves)
-    total = 0
-    for part in _parts(polynomials, restarts):
+    exact = min(exact_steps, len(polynomials))
+    total = exact * (10 * m * m * k + 2 * whole)
+    restarts = None if restarts is None else [restart - exact for restart in restarts]
+    for part in _parts(polynomials[exact:], restarts):
         further = len(part) - 1
         total += product_flops(m, k, halves) + 2 * m * m * k
         total += (len(part) + further) * symmetric + 2 * further * whole
@@ -99,8 +128,14 @@ def iteration_flops(
 def cheapest_restarts(
     m: int, k: int, polynomials: Polynomials, restarts: Sequence[int], halves: bool = False
 ) -> Sequence[int] | None:
-    """`restarts` if the iteration on Gram matrices takes fewer operations than the direct one, or else None."""
+    """`restarts` if the iteration on Gram matrices is the faster one, or else None for the direct one.
+
+    Of large matrices that is the one with fewer operations. Below `SMALL_ROWS` rows what it saves is less than what its
+    additional steps on small matrices cost, unless the matrices are `MUCH_WIDER` than high.
+    """
     by_gram, direct = (iteration_flops(m, k, polynomials, chosen, halves) for chosen in (restarts, None))
+    if m < SMALL_ROWS and k < MUCH_WIDER * m:
+        return None
     return restarts if by_gram < direct else None
 
 
@@ -135,6 +170,35 @@ def _part(values: Float[Array, "*n m k"], turn: Any, *, schatten: bool, halves: 
     return product(done, values), None
 
 
+def _exact_step(
+    values: Float[Array, "*n m k"], coefficients: Float[Array, "3"], *, schatten: bool
+) -> Float[Array, "*n m k"]:
+    """One step on fp32 matrices by products of bf16 factors: each is the sum of two, and what the two small parts make
+    of each other is left out."""
+    high, low = _two_parts(values)
+    mixed = _summed_in_fp32(high, low.mT)
+    matrix = _summed_in_fp32(high, high.mT) + mixed + mixed.mT
+    upper, rest = _two_parts(matrix)
+    mixed = _summed_in_fp32(upper, rest)
+    square = _summed_in_fp32(upper, upper) + mixed + mixed.mT
+    if schatten:
+        whole = Symmetric(square, square[..., :0])
+        coefficients = _rescaled(coefficients, whole, jnp.asarray(True))
+    constant, linear, quadratic = coefficients
+    upper, rest = _two_parts(linear * matrix + quadratic * square)
+    done = _summed_in_fp32(upper, high) + _summed_in_fp32(upper, low) + _summed_in_fp32(rest, high)
+    return constant * values + done
+
+
+def _two_parts(values: Float[Array, "*n m k"]) -> tuple[Array, Array]:
+    high = jax.lax.reduce_precision(values, 8, 7)  # XLA may leave out a conversion to bf16 and back, but not this
+    return high.astype(jnp.bfloat16), (values - high).astype(jnp.bfloat16)
+
+
+def _summed_in_fp32(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+
+
 def _rescaled(coefficients: Float[Array, "3"], square: Symmetric, first: Array) -> Float[Array, "3 *n 1 1"]:
     """Of the same polynomial after a division by the 8-norm of the singular values, in the first turn; `square` is the
     square of the Gram matrix, whose Frobenius norm is the norm's fourth power."""
@@ -147,5 +211,5 @@ def _parts(steps: Sequence, restarts: Sequence[int] | None) -> list[Sequence]:
     """The steps between restarts; None restarts after every step."""
     if restarts is None:
         restarts = range(len(steps))
-    borders = sorted({0, len(steps), *(restart for restart in restarts if restart < len(steps))})
+    borders = sorted({0, len(steps), *(restart for restart in restarts if 0 < restart < len(steps))})
     return [steps[first:last] for first, last in itertools.pairwise(borders)]

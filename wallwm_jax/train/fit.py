@@ -230,8 +230,8 @@ class _Trainer:
             look = str(error)
         raise RunError(
             f"stage {run.stage.name}: {self.watch.limit} steps in a row were not finite, the last of them step "
-            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}, update norm "
-            f"{numbers['update_norm']}); {look}"
+            f"{self.number} (loss {numbers['loss']}, gradient norm {numbers['grad_norm']}, "
+            f"update norm {numbers['update_norm']}); {look}"
         )
 
     def _report(self, number: int, evaluate: bool, last: bool) -> None:
