@@ -1,7 +1,7 @@
 """Run as a script, once for each process of one run of the toy: number, count, port, folder, the process that is
 asked to stop (-1 for none), the mesh, and settings of the stage as JSON. First it draws a parameter into shards over
-all processes. Prints the step that the process has left after, and the learned bias; the one that was asked to stop
-prints before that how many seconds it took to leave."""
+all processes. Prints the files that it hashed in order to go on with a checkpoint, and last the step that the process
+has left after, with the learned bias; the one that was asked to stop prints before that how many seconds it took."""
 
 import dataclasses
 import json
@@ -23,6 +23,7 @@ from wallwm_jax.core.processes import ProcessGroup, join
 from wallwm_jax.nn.drawing import materialise
 from wallwm_jax.nn.parameters import DeclaredParameter, Initializer
 from wallwm_jax.train import fit as training
+from wallwm_jax.train import manifest
 from wallwm_jax.train.progress import PlainReporter
 from wallwm_jax.train.run import StageData
 from wallwm_jax.train.stop import StopSignals
@@ -43,6 +44,20 @@ def check_own_shards() -> None:
     for shard in cut.addressable_shards:
         assert shard.data.size == whole.size // mesh.size
         np.testing.assert_array_equal(shard.data, np.asarray(whole)[shard.index])
+
+
+def tell_what_is_hashed() -> None:
+    """Prints a line for every file whose digest restoring a checkpoint takes."""
+    restore, digest = training.CheckpointStore.restore, manifest.file_digest
+
+    def telling(*arguments, **options):
+        manifest.file_digest = lambda path: print(f"hashed {path}") or digest(path)
+        try:
+            return restore(*arguments, **options)
+        finally:
+            manifest.file_digest = digest
+
+    training.CheckpointStore.restore = telling
 
 
 def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_name: str, settings: str) -> None:
@@ -67,6 +82,7 @@ def main(number: int, count: int, port: str, directory: str, stopped: int, mesh_
             yield own_rows(100 + step)
 
     check_own_shards()
+    tell_what_is_hashed()
     if number:
         training.MetricsFile = None  # opened by several at once, the file would lose lines
     run = dataclasses.replace(toy_run(pathlib.Path(directory), **json.loads(settings)), mesh=mesh)

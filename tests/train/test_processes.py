@@ -9,8 +9,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-from wallwm_jax.train.checkpoint import committed_steps
+from wallwm_jax.train.checkpoint import committed_steps, read_arrays
+from wallwm_jax.train.checksums import checksums, own_pieces, total
+from wallwm_jax.train.manifest import read_manifest
 from wallwm_jax.train.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,16 +47,33 @@ def test_one_two_and_four_processes_learn_the_same(tmp_path):
     """On the same global batches, losses and gradient norms of all reported steps agree within 1e-5 (fp32 sums in
     another order); each draws the rows of a fresh parameter that are its own. Two processes of which one gets a signal
     stop together after one step, and four go on from there to what the others have learned, two and two of them with
-    the same rows."""
+    the same rows; among them, on one machine, they hash every file of the checkpoint once. A checkpoint of several
+    processes has the checksums that one process finds, and so does one that several have read."""
     expected = [_train(tmp_path / str(count), count) for count in (1, 2)]
     assert all("left after step 12 " in line for outputs in expected for *_, line in outputs)
     first, second = _train(tmp_path / "run", 2, stopped=1)
     assert first[-1] == second[-1] and committed_steps(tmp_path / "run" / "checkpoints")[-1] < 12
-    assert all("left after step 12 " in line for *_, line in _train(tmp_path / "run", 4, mesh="long_rows"))
+    folder = tmp_path / "run" / "checkpoints" / str(committed_steps(tmp_path / "run" / "checkpoints")[-1])
+    arrays, files = read_arrays(folder.parent)[1], read_manifest(folder)["files"]
+    assert read_manifest(folder)["checksums"] == total([checksums(own_pieces(arrays))])
+    outputs = _train(tmp_path / "run", 4, mesh="long_rows")
+    assert all("left after step 12 " in line for *_, line in outputs)
+    hashed = [[line.partition(" ")[2] for line in output if line.startswith("hashed ")] for output in outputs]
+    assert sorted(sum(hashed, [])) == sorted(str(folder / name) for name in files) and all(hashed)
     one, two, four = (_losses(tmp_path / name) for name in ("1", "2", "run"))
     assert len(one) == len(two) == len(four) > 3
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(four, one, rtol=1e-5, atol=1e-5)
+
+
+def test_damage_is_told_by_all_processes(tmp_path):
+    """Whichever of them has read the file; nobody waits for one that has left."""
+    _train(tmp_path, 2, steps=4)
+    path = tmp_path / "checkpoints" / "4" / "statistics.json"
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+    with pytest.raises(AssertionError) as failed:
+        _train(tmp_path, 2, steps=6)
+    assert str(failed.value).count(f"InputError: checkpoint file {path}: found") == 2
 
 
 def test_processes_stop_within_ten_seconds_of_a_signal(tmp_path):

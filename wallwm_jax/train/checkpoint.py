@@ -2,17 +2,16 @@
 
     <directory>/<step>/state/          arrays (Orbax), named by their paths in the state
     <directory>/<step>/config.json, statistics.json, embodiment.json, model.json, sources.json, changes.json
-    <directory>/<step>/manifest.json   shapes and dtypes, a digest of the arrays and of every file, the run's progress
-    <directory>/<step>.partial/        a save under way, or what is left of one
+    <directory>/<step>/manifest.json   shapes, dtypes and checksums of the arrays, a digest of every file, the progress
 
 Orbax does not notice damaged array data, casts dtypes silently, and can name a step whose write has failed. Here a step
-is committed by one rename, after its manifest, and everything that is read is checked against that. The digest of the
-arrays is taken from the live state: beside the files' own it proves that what was written is what was trained.
+is committed by its manifest, one file that is written last: no folder is renamed, which an object store does file by
+file. Everything that is read is checked against it. The checksums are those of the live state: beside the digests of
+the files they prove that what was written is what was trained.
 """
 
 import json
 import math
-import os
 import pathlib
 import shutil
 import types
@@ -26,12 +25,22 @@ import orbax.checkpoint as ocp
 
 from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.files import sync_directory, write_durably
-from wallwm_jax.core.trees import digest, named_leaves
-from wallwm_jax.train.manifest import MANIFEST, check_files, read_manifest, write_manifest
+from wallwm_jax.core.processes import message_board
+from wallwm_jax.core.trees import named_leaves
+from wallwm_jax.train.checksums import Piece, checksums, own_pieces, spans_processes, total
+from wallwm_jax.train.manifest import (
+    MANIFEST,
+    UNCOMMITTED,
+    check_files,
+    check_files_together,
+    read_manifest,
+    write_manifest,
+)
 
 KEEP = 2
 """Checkpoints of a run that are kept."""
-PARTIAL = ".partial"
+_OF_AN_ARRAY, _OF_A_STEP = 1024, 512 * 1024
+"""Bytes; see `checkpoint_bytes`."""
 Json = Mapping[str, Any]
 _NOTHING: Json = types.MappingProxyType({})
 Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -76,9 +85,10 @@ class CheckpointStore:
     ):
         self.directory, self.keep, self._before_commit = pathlib.Path(directory).absolute(), keep, before_commit
         self.directory.mkdir(parents=True, exist_ok=True)
-        for left in self.directory.glob(f"*{PARTIAL}") if jax.process_index() == 0 else ():
-            shutil.rmtree(left)
-        self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        if jax.process_index() == 0:
+            _clear_uncommitted(self.directory)
+        in_place = ocp.path.atomicity.CommitFileTemporaryPath
+        self._arrays = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), temporary_path_class=in_place)
         self._background = ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[pathlib.Path, Future] | None = None
 
@@ -94,16 +104,19 @@ class CheckpointStore:
         """
         self.wait()
         step, named = int(state.step), named_leaves(state)
-        manifest = {"step": step, "arrays": _described(named), "digest_of_arrays": _digest(named)}
+        manifest = {"step": step, "arrays": _described(named)}
         manifest["progress"] = json.loads(json.dumps(progress))  # a copy: the caller's goes on changing
-        partial = self.directory / f"{step}{PARTIAL}"
+        folder, first = self.directory / str(step), jax.process_index() == 0
         try:
-            if jax.process_index() == 0:
-                partial.mkdir()
-            self._arrays.save(partial / "state", args=ocp.args.StandardSave(nested(named)))
+            if first:
+                folder.mkdir()
+                (folder / UNCOMMITTED).touch()
+            self._arrays.save(folder / "state", args=ocp.args.StandardSave(nested(named)))
+            # After Orbax, which has copied all to the host at once; what every process has whole counts once.
+            pieces = own_pieces({name: leaf for name, leaf in named.items() if first or spans_processes(leaf)})
         except Exception as error:  # Orbax and TensorStore raise many kinds, none of them documented
-            raise _not_saved(partial, error) from error
-        self._saving = partial, self._background.submit(self._commit, step, partial, records, manifest)
+            raise _not_saved(folder, error) from error
+        self._saving = folder, self._background.submit(self._commit, folder, pieces, records, manifest)
 
     def check(self) -> None:
         """Raises RunError, naming the file, if the save under way has failed; does not wait for it."""
@@ -114,11 +127,11 @@ class CheckpointStore:
         """Returns when nothing is being saved; raises RunError, naming the file, if the save has failed."""
         if self._saving is None:
             return
-        (partial, saving), self._saving = self._saving, None
+        (folder, saving), self._saving = self._saving, None
         try:
             saving.result()
         except Exception as error:
-            raise _not_saved(partial, error) from error
+            raise _not_saved(folder, error) from error
 
     def restore(
         self,
@@ -146,7 +159,7 @@ class CheckpointStore:
         shardings = {name: named[name].sharding for name in kept}
         whole = named["step"].sharding  # of a scalar: it fits any shape
         abstract = {name: _abstract(row, shardings.get(name, whole)) for name, row in described.items()}
-        found = _read_arrays(self.directory, step, nested(abstract), manifest["digest_of_arrays"])
+        found = _read_arrays(self.directory, step, nested(abstract), manifest["checksums"])
         rest = named_leaves(fresh()) if set(named) - kept else {}
         leaves = [found[name].astype(leaf.dtype) if name in kept else rest[name] for name, leaf in named.items()]
         return jax.tree.unflatten(jax.tree.structure(target), leaves), records, manifest["progress"]
@@ -159,27 +172,35 @@ class CheckpointStore:
             self._background.shutdown()
             self._arrays.close()
 
-    def _commit(self, step: int, partial: pathlib.Path, records: Records, manifest: Json) -> None:
-        """The part of a save that runs in the background: waits for the arrays, and renames when all is on disk."""
+    def _commit(
+        self, folder: pathlib.Path, pieces: dict[str, list[Piece]], records: Records, manifest: dict[str, Any]
+    ) -> None:
+        """The part of a save that runs in the background: sums the arrays, waits for their files, and writes the
+        manifest when everything else is on disk."""
+        sums, board = checksums(pieces), message_board()
+        pieces.clear()  # the host's memory of the state
+        if board is not None:
+            board.write(f"wallwm_sums{folder}/{board.index}", json.dumps(sums))
         self._arrays.wait_until_finished()
         if jax.process_index() != 0:
             return
+        parts = [sums] if board is None else map(json.loads, board.collect(f"wallwm_sums{folder}"))
         for name, record in records._asdict().items():
-            write_durably(partial / f"{name}.json", json.dumps(dict(record), indent=1))
+            write_durably(folder / f"{name}.json", json.dumps(dict(record), indent=1))
         if self._before_commit is not None:
-            self._before_commit(step, partial)
-        write_manifest(partial, manifest)
-        sync_directory(partial)
-        os.rename(partial, self.directory / str(step))
+            self._before_commit(manifest["step"], folder)
+        write_manifest(folder, {**manifest, "checksums": total(parts)})
+        (folder / UNCOMMITTED).unlink()
+        sync_directory(folder)
         sync_directory(self.directory)
         for old in committed_steps(self.directory)[: -self.keep]:
-            self._remove(old)
+            self._remove(self.directory / str(old))
 
-    def _remove(self, step: int) -> None:
-        """Takes a step's name away first, so that half of it is never taken for a step."""
-        left = self.directory / f"{step}{PARTIAL}"
-        os.rename(self.directory / str(step), left)
-        shutil.rmtree(left)
+    def _remove(self, folder: pathlib.Path) -> None:
+        """Takes away what makes it a step first, so that half of it is never taken for one."""
+        (folder / UNCOMMITTED).touch()
+        (folder / MANIFEST).unlink()
+        _clear(folder)
 
 
 def read_checkpoint(
@@ -209,7 +230,7 @@ def read_arrays(
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place = placement or (lambda name, shape: here)
     abstract = {name: _abstract(row, place(name, tuple(row["shape"]))) for name, row in manifest["arrays"].items()}
-    found = _read_arrays(directory, step, nested(abstract), manifest["digest_of_arrays"])
+    found = _read_arrays(directory, step, nested(abstract), manifest["checksums"])
     return step, found, records, manifest["progress"]
 
 
@@ -234,11 +255,24 @@ def check_all_committed(directory: str | pathlib.Path) -> None:
             raise InputError(f"checkpoint {folder}", f"no {MANIFEST}", expected)
 
 
+def checkpoint_bytes(state: Any) -> int:
+    """The most that a checkpoint of a (possibly abstract) state takes on a disk.
+
+    Orbax writes the arrays compressed. Trained numbers hardly shrink (fp32 by 7 %, bf16 by 22 %), whole numbers grow by
+    the frames of the compressor; so they count as they are and 1/256 more. Of every array it writes its name and layout
+    into several indices, and the manifest has them again: `_OF_AN_ARRAY` and 16 times the name. Then there are indices,
+    records and the last, half empty blocks of some dozen files: `_OF_A_STEP`.
+    """
+    named = named_leaves(state)
+    arrays = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in named.values())
+    return arrays + arrays // 256 + sum(_OF_AN_ARRAY + 16 * len(name) for name in named) + _OF_A_STEP
+
+
 def check_space(directory: pathlib.Path, state: Any, keep: int = KEEP) -> None:
     """Raises InputError unless the disk has room for the checkpoints of a run: those that are kept and one under way,
     of a (possibly abstract) state. What lies in `directory` already counts as room."""
-    one = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(state))
-    there = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    one = checkpoint_bytes(state)
+    there = sum(512 * path.stat().st_blocks for path in directory.rglob("*") if path.is_file())
     needed, free = one * (keep + 1) - there, shutil.disk_usage(directory).free
     if free < needed:
         expected = f"{needed / 1e6:.1f} MB or more, for {keep + 1} checkpoints of {one / 1e6:.1f} MB"
@@ -261,23 +295,47 @@ def differences(found: Any, expected: Any, where: str = "") -> Iterator[tuple[st
         yield where, found, expected
 
 
+def _clear_uncommitted(directory: pathlib.Path) -> None:
+    """Removes what an interrupted run was writing or removing; a step that it had just committed loses the mark."""
+    for folder in _step_folders(directory):
+        if (folder / MANIFEST).is_file():
+            (folder / UNCOMMITTED).unlink(missing_ok=True)
+        elif (folder / UNCOMMITTED).is_file() or not any(folder.iterdir()):
+            _clear(folder)
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Removes an uncommitted folder, its mark last: whoever is interrupted here finds it again."""
+    for path in folder.iterdir():
+        if path.name != UNCOMMITTED:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / UNCOMMITTED).unlink(missing_ok=True)
+    folder.rmdir()
+
+
 def _step_folders(directory: str | pathlib.Path) -> list[pathlib.Path]:
     return [path for path in pathlib.Path(directory).glob("*") if path.name.isdigit()]
 
 
 def _read_files(directory: pathlib.Path, step: int | None, *, arrays: bool = True) -> tuple[Records, Json]:
-    """The JSON files of a step, checked; with `arrays` every other file of the step too."""
+    """The JSON files of a step, checked; with `arrays` every other file of the step too, which the processes of a run
+    do together."""
     if step is None or step not in committed_steps(directory):
         found = f"steps {committed_steps(directory)}"
         raise InputError(f"checkpoint {directory}", found, "a saved step" if step is None else f"step {step}")
     folder = directory / str(step)
     manifest, names = read_manifest(folder), [f"{name}.json" for name in Records._fields]
-    check_files(folder, manifest, None if arrays else names)
+    if "checksums" not in manifest:
+        raise InputError(f"checkpoint {folder}", f"no checksums in {MANIFEST}", "a step that this version has saved")
+    if arrays:
+        check_files_together(folder, manifest, message_board())
+    else:
+        check_files(folder, manifest, names)
     return Records(*(json.loads((folder / name).read_text()) for name in names)), manifest
 
 
-def _read_arrays(directory: pathlib.Path, step: int, target: Any, expected: str | None) -> dict[str, jax.Array]:
-    """The arrays by name, checked against the digest that saving took."""
+def _read_arrays(directory: pathlib.Path, step: int, target: Any, expected: Json) -> dict[str, jax.Array]:
+    """The arrays by name, checked against the checksums that saving took."""
     where = f"checkpoint {directory}/{step}/state"
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -286,24 +344,30 @@ def _read_arrays(directory: pathlib.Path, step: int, target: Any, expected: str 
     except Exception as error:  # Orbax and TensorStore raise many kinds, none of them documented
         raise InputError(where, f"unreadable arrays ({type(error).__name__})", "an undamaged checkpoint") from error
     named = named_leaves(tree)
-    if expected is not None and (found := _digest(named)) is not None and found != expected:
-        raise InputError(where, f"other arrays than were saved (digest {found[:12]})", f"digest {expected[:12]}")
+    for name, found in _checksums(named, where).items():
+        if found != expected[name]:
+            raise InputError(f"{where}: {name}", f"another array than was saved, {found}", f"checksum {expected[name]}")
     return named
 
 
-def _not_saved(partial: pathlib.Path, error: Exception) -> RunError:
+def _checksums(named: Mapping[str, jax.Array], where: str) -> dict[str, str]:
+    """The checksums of arrays, in all processes alike."""
+    sums, board = checksums(own_pieces(named)), message_board()
+    if board is None or not any(spans_processes(leaf) for leaf in named.values()):
+        return total([sums])
+    shared = {name: value for name, value in sums.items() if spans_processes(named[name])}
+    texts = board.decide(
+        f"wallwm_sums/{where}", json.dumps(shared), lambda texts: json.dumps(total(map(json.loads, texts)))
+    )
+    return total([{name: value for name, value in sums.items() if name not in shared}]) | json.loads(texts)
+
+
+def _not_saved(folder: pathlib.Path, error: Exception) -> RunError:
     """The message of a failed save; the error's own names the file, but for Orbax's own small files."""
     text = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-    said += "" if str(partial) in said else f", a file in {partial}/"
-    return RunError(f"checkpoint {partial} could not be saved ({said}); the steps before it are kept")
-
-
-def _digest(named: Mapping[str, Any]) -> str | None:
-    """Digest of all arrays by name, or None when this process does not hold them all."""
-    if not all(leaf.is_fully_addressable for leaf in named.values() if isinstance(leaf, jax.Array)):
-        return None
-    return digest({name: named[name] for name in sorted(named)})
+    said += "" if str(folder) in said else f", a file in {folder}/"
+    return RunError(f"checkpoint {folder} could not be saved ({said}); the steps before it are kept")
 
 
 def _abstract(row: Json, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -1,6 +1,8 @@
 """The manifest of a saved step: what was saved, and the size and SHA-256 of every file.
 
-It is written last and checks itself, so that a flipped bit in any file of a step is noticed, in its own text too.
+It is written last and checks itself, so that a flipped bit in any file of a step is noticed, in its own text too. A
+folder is a step when it has one. Until then, and while it is removed, it has an empty file `UNCOMMITTED`, which tells
+it from a step that has lost its manifest.
 """
 
 import hashlib
@@ -11,8 +13,9 @@ from typing import Any, NamedTuple
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.files import file_digest, write_durably
+from wallwm_jax.core.processes import MessageBoard
 
-MANIFEST = "manifest.json"
+MANIFEST, UNCOMMITTED = "manifest.json", "uncommitted"
 Json = Mapping[str, Any]
 
 
@@ -63,10 +66,26 @@ def check_files(folder: pathlib.Path, manifest: Json, names: Collection[str] | N
         raise damage.error()
 
 
+def check_files_together(folder: pathlib.Path, manifest: Json, board: MessageBoard | None) -> None:
+    """`check_files` of all files for every process of a run, which must all call this: those on one machine share the
+    files among them, and all raise the same InputError if any of them finds a damaged one."""
+    if board is None:
+        check_files(folder, manifest)
+        return
+    rows, mates = manifest["files"], board.neighbours()
+    largest_first = sorted({*rows, *_files(folder)}, key=lambda name: (-rows.get(name, {"bytes": 0})["bytes"], name))
+    own = largest_first[mates.index(board.index) :: len(mates)]
+    damage = next(damaged_files(folder, manifest, own), None)
+    text = "" if damage is None else json.dumps([str(damage.path), damage.found, damage.expected])
+    if said := board.decide(f"wallwm_files{folder}", text, lambda texts: next(filter(None, texts), "")):
+        path, *rest = json.loads(said)
+        raise Damage(pathlib.Path(path), *rest).error()
+
+
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Every file below `folder` but the manifest itself, by its path from there."""
+    """Every file below `folder` but the manifest itself and the mark, by its path from there."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path for name, path in found.items() if name != MANIFEST}
+    return {name: path for name, path in found.items() if name not in (MANIFEST, UNCOMMITTED)}
 
 
 def _row(path: pathlib.Path) -> dict[str, Any]:
