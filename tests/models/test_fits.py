@@ -64,8 +64,19 @@ def test_windows_have_rows_of_the_time_table():
     fits.check_window(MICRO, 8)
     fits.check_window(MICRO, future=3, history=5)
     for future, history in ((9, 0), (4, 5)):
-        with pytest.raises(InputError, match=r"window: found 10 latent frames .* expected at most 9"):
+        with pytest.raises(InputError, match="window: found 10 latent frames, expected at most 9"):
             fits.check_window(MICRO, future, history)
+
+
+def test_a_row_of_one_event_is_no_longer_than_the_time_table():
+    """Ten slots of one event are refused; ten slots that several events share are not."""
+    batch = batch_of((16, 16), (4, 4))
+    longer = {name: np.zeros((2, 10, *getattr(batch, name).shape[2:]), bool) for name in ("frame_mask", "view_mask")}
+    longer["border_mask"] = np.ones((2, 10, 2, 4, 4), bool)
+    fits.check_batch(MICRO, 2, batch._replace(**longer), (4, 4))
+    one = batch._replace(**longer, segment_mask=np.ones((2, 1), bool))
+    with pytest.raises(InputError, match="window: found 10 latent frames"):
+        fits.check_batch(MICRO, 2, one, (4, 4))
 
 
 def test_a_patch_that_does_not_divide_the_native_cells_is_refused():

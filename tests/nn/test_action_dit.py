@@ -91,7 +91,7 @@ def test_packed_events_are_what_they_are_apart(trained):
 def test_guides_are_added(trained):
     """Zeros add nothing, and anything else in any of the four places does."""
     dit, params, run = trained
-    inputs, named = given(5)
+    inputs, named = jax.tree.map(jnp.asarray, given(5))
     plain = np.asarray(run(inputs, named))
     zeros = ActionGuides(
         np.zeros((2, 1, 16), "f"), np.zeros((2, 6, 16), "f"), np.zeros((2, 3, 12), "f"), np.zeros((2, 3, 12), "f")

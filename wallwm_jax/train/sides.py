@@ -19,6 +19,7 @@ from wallwm_jax.data.pipeline import batches_of, make_loader
 from wallwm_jax.data.planning import TOKENIZER, PlanLoader, PlanSettings
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.tokenizer import CaptionTokenizer
+from wallwm_jax.models.fits import check_window
 from wallwm_jax.models.initialise import abstract_parameters, abstract_reasoner, init_parameters, init_reasoner
 from wallwm_jax.models.reasoner import Reasoner
 from wallwm_jax.train.architecture import architecture, build_model, build_reasoner, reasoner_architecture
@@ -74,11 +75,14 @@ def plan_settings(stage: Stage, config: ml_collections.ConfigDict) -> PlanSettin
 
 def check_mesh(stage: Stage, config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh, parts: int = 1) -> None:
     """Raises InputError unless a mesh divides what it splits of a stage's batches, and of each of their parts, and of
-    its towers."""
+    its towers; and for windows that are longer than the model's table of latent frames."""
     where, rows = batch_rows(stage, config)
     check_batch(rows, mesh, parts, where)
     if stage.side == "world_action":
         settings, row = loader_settings(stage, config), build_model(config.model, views=1).variant
+        check_window(row, settings.max_latent_frames - 1)
+        if settings.history is not None:
+            check_window(row, settings.history.future_latents, settings.history.history_latents)
         steps = f"control steps of {settings.row_frames} latent frames (data.frame_stride {settings.frame_stride})"
         tokens = {f"row_frames of stage {stage.name}": settings.row_frames, steps: settings.row_actions}
         heads = {"heads of config.model.variant": row.heads, "action_heads of config.model.variant": row.action_heads}
