@@ -238,3 +238,18 @@ def test_told_nothing_it_holds_still_and_says_so(make_mode, observe, given):
         np.testing.assert_array_equal(
             refused.actions.actions[:, ARM], np.tile(observe(1).state[ARM], (refused.steps, 1))
         )
+
+
+def test_without_a_duration_head_steps_must_be_given(known_flow, embodiment, statistics, observe):
+    """The one error names them; with steps the event is predicted as ever."""
+
+    class Timeless(known_flow):
+        def duration(self, *_, **__):
+            return None
+
+    window = WindowSettings(text_length=16, max_latent_frames=2, buckets=(2,))
+    solver = SolverSettings(video_steps=2, action_steps=2)
+    mode = EventMode(Timeless(), {}, embodiment, statistics, EventModeSettings(1, window, solver))
+    with pytest.raises(InputError, match="steps: found None, expected control steps of each event"):
+        mode.predict([observe(0)], ["lift"], key=KEY)
+    assert mode.predict([observe(0)], ["lift"], [6], key=KEY, dream=False)[0].steps == 6

@@ -10,8 +10,10 @@ from wallwm_jax.models.variants import Variant
 
 def check_batch(variant: Variant, views: int, batch: EventBatch, cells: tuple[int, int]) -> None:
     """Raises InputError unless a model with `views` rows in its view tables can take the batch, whose latents have
-    `cells` (rows, columns). Only shapes are looked at."""
+    `cells` (rows, columns). Only shapes are looked at, which bound a window's length where a row holds only one."""
     check_views(batch.view_mask.shape[2], views)
+    if batch.segment_mask.shape[1] == 1:
+        check_window(variant, batch.frame_mask.shape[1] - 1)
     check_cells(variant, cells)
     if batch.border_mask.shape[-2:] != cells:
         found = "{} x {} cells in the border mask".format(*batch.border_mask.shape[-2:])
@@ -51,7 +53,7 @@ def check_pictures(variant: Variant, pixels: tuple[int, int], cells: tuple[int, 
 def check_window(variant: Variant, future: int, history: int = 0) -> None:
     """Raises InputError for a window of `history` + 1 + `future` latent frames that E_tau has no rows for, one each:
     it has `max_latent_frames` + 1."""
-    rows = variant.max_latent_frames + 1
-    if history + 1 + future > rows:
-        found = f"{history + 1 + future} latent frames ({history} of history, the anchor and {future} to come)"
-        raise InputError("window", found, f"at most {rows}: model.overrides.max_latent_frames is {rows - 1}")
+    frames, rows = history + 1 + future, variant.max_latent_frames + 1
+    if frames > rows:
+        expected = f"at most {rows}: model.overrides.max_latent_frames is {rows - 1}"
+        raise InputError("window", f"{frames} latent frames", expected)

@@ -117,6 +117,7 @@ class WorldAction(nn.Module):
 
     def keyframes(self, batch: EventBatch, latents: Float[Array, "B F V h w C"]) -> Float[Array, "B F V h w C"]:
         """`latents` at the observed slots, zero elsewhere: the conditioning channel y."""
+        check_batch(self.variant, self.views, batch, latents.shape[3:5])
         return jnp.where(observed_slots(batch)[:, :, None, None, None, None], latents, 0.0)
 
     def video(
@@ -164,6 +165,7 @@ class WorldAction(nn.Module):
         text_mask: Bool[Array, "B S L"],
     ) -> tuple[Float[Array, "B S action_embed"] | None, Float[Array, "B S V query h2 w2"] | None]:
         """`Guidance.read_keyframes`: a part of the state token, and where the caption looks. None without a reader."""
+        check_batch(self.variant, self.views, batch, batch.border_mask.shape[-2:])
         return self.guidance.read_keyframes(batch, text_features, text_mask)
 
     def waypoints(

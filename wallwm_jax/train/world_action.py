@@ -17,6 +17,7 @@ from wallwm_jax.data.curated import INDEX, WINDOWS, CuratedDataset
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings, index_windows
 from wallwm_jax.data.pipeline import make_loader
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, Layout, LoaderSettings
+from wallwm_jax.models.fits import check_cells, check_window
 from wallwm_jax.models.initialise import abstract_parameters, init_parameters
 from wallwm_jax.models.variants import Variant
 from wallwm_jax.models.world_action import WorldAction
@@ -168,7 +169,14 @@ ADAPTATION = Stage(
 
 
 def _build(config: ml_collections.ConfigDict, curated: CuratedDataset) -> WorldAction:
-    return build_model(config.model, len(curated.views))
+    """Raises InputError for pictures that are no whole number of latent cells and patches."""
+    model, pixels = build_model(config.model, len(curated.views)), config.data.spatial_compression
+    cells = tuple(side // pixels for side in curated.image_shape)
+    if any(side % pixels for side in curated.image_shape):
+        found = "pictures of {} x {} pixels".format(*curated.image_shape)
+        raise InputError(str(curated.root), found, f"multiples of data.spatial_compression, {pixels}")
+    check_cells(model.variant, cells)
+    return model
 
 
 def _rebuild(config: ml_collections.ConfigDict, record: Any) -> WorldAction:
@@ -176,9 +184,13 @@ def _rebuild(config: ml_collections.ConfigDict, record: Any) -> WorldAction:
 
 
 def _check(stage: Stage, config: ml_collections.ConfigDict) -> None:
-    """What the sections must agree on: cells of pixels with the codec, and the anchor of stage 5 with stage 2's, which
-    is the one that inference uses."""
-    codec, pixels = build_model(config.model, views=1).variant.codec, loader_settings(stage, config).spatial_compression
+    """What the sections must agree on: cells of pixels with the codec, windows with the table of latent frames, and the
+    anchor of stage 5 with stage 2's, which is the one that inference uses."""
+    variant, settings = build_model(config.model, views=1).variant, loader_settings(stage, config)
+    codec, pixels = variant.codec, settings.spatial_compression
+    check_window(variant, settings.max_latent_frames - 1)
+    if settings.history is not None:
+        check_window(variant, settings.history.future_latents, settings.history.history_latents)
     if codec is not None and codec.spatial_compression != pixels:
         expected = f"{codec.spatial_compression}, which the codec of config.model.variant {config.model.variant!r} has"
         raise InputError("config.data.spatial_compression", pixels, expected)

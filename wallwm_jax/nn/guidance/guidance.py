@@ -44,6 +44,10 @@ from wallwm_jax.nn.patches import grid_of, patchify
 from wallwm_jax.nn.slots import future_slots, of_anchors, of_own_anchors, real_views
 from wallwm_jax.nn.video_codec import VideoCodec
 
+VIDEO_PARTS = ("waypoint_head", "painter")
+ACTION_PARTS = ("keyframe_reader", "found", "clock", "video_clock", "video_place")
+"""Names of the guidance's parameters, which lie beside those of the tower that they are trained with."""
+
 _DURATION_HEADS = 4
 
 
