@@ -13,7 +13,7 @@ from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 from wallwm_jax.infer.history import History
 from wallwm_jax.infer.loading import TrainedRun
 from wallwm_jax.infer.reasoning import NextEvent, Reasoning
-from wallwm_jax.infer.reasoning_sources import is_finished, text_sources, with_next_events, words_of
+from wallwm_jax.infer.reasoning_sources import is_finished, text_sources, too_long, with_next_events, words_of
 from wallwm_jax.infer.request import Request
 from wallwm_jax.infer.stage_timer import StageTimer
 from wallwm_jax.infer.text_sources import CAPTION, PLANNER
@@ -68,7 +68,8 @@ class EventDriver:
         dream: bool = False,
     ) -> list[Prediction]:
         """As `Driver.predict`. The i-th robot that has something to do uses the i-th stream of `key`."""
-        asked, events = with_next_events(source, self._reasoning, requests)
+        length = self.mode.settings.window.text_length
+        asked, events = with_next_events(source, self._reasoning, requests, length)
         found = [waiting(request, self.embodiment.control_hz) for request in asked]
         busy = [place for place, event in enumerate(events) if not is_finished(source, event)]
         if not busy:
@@ -79,8 +80,9 @@ class EventDriver:
         predictions = self.mode.predict(observations, text, counts, key=key, dream=dream)
         for place, said in zip(busy, predictions, strict=True):
             caption = asked[place].caption if source in (CAPTION, PLANNER) else words_of(events[place])
-            over = None if said.failure else caption
-            outcome = (said.frames, said.failure, said.clipped, caption)
+            failure = too_long(source, events[place], length) or said.failure
+            outcome = (said.frames, failure, said.clipped, caption)
+            over = None if failure else caption
             found[place] = Prediction(said.actions, said.steps, *outcome, ends_event=True, over=over)
         return found
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 from wallwm_jax.core.planner_states import Execution, InitialPlan, Unit, serialise
+from wallwm_jax.data import text
 from wallwm_jax.data.traces import NOTHING
 from wallwm_jax.infer.denoise import TextCondition
+from wallwm_jax.infer.planner import LONG_CAPTION
 from wallwm_jax.infer.reasoning import NextEvent, Reasoning
 from wallwm_jax.infer.request import Request
+from wallwm_jax.infer.safety import Failure
 from wallwm_jax.infer.text_sources import (
     CAPTION,
     INSTRUCTION,
@@ -83,16 +86,25 @@ def text_sources(encode: Encode, reasoning: Reasoning | None) -> dict[str, TextS
 
 
 def with_next_events(
-    source: str, reasoning: Reasoning | None, requests: Sequence[Request]
+    source: str, reasoning: Reasoning | None, requests: Sequence[Request], text_length: int
 ) -> tuple[list[Request], list[NextEvent | None]]:
     """The requests as `source` is asked them, and the next event of each as the caption head names it: for PLANNER it
-    becomes the request's caption. None for sources that people speak through."""
+    becomes the request's caption, blank if it has more tokens than `text_length`. None for sources that people speak
+    through."""
     if source not in (LATENTS, PLANNER):
         return list(requests), [None] * len(requests)
     events = reasoning.next_events(requests)
     if source == LATENTS:
         return list(requests), events
-    return [request._replace(caption=event.caption) for request, event in zip(requests, events, strict=True)], events
+    captions = ["" if too_long(source, event, text_length) else event.caption for event in events]
+    return [request._replace(caption=caption) for request, caption in zip(requests, captions, strict=True)], events
+
+
+def too_long(source: str, event: NextEvent | None, text_length: int) -> Failure | None:
+    """Why the planner's caption cannot be acted on, if the text encoder cannot read it."""
+    if source != PLANNER or event is None or text.token_count(event.caption) <= text_length:
+        return None
+    return Failure(LONG_CAPTION, f"{text.token_count(event.caption)} tokens")
 
 
 def is_finished(source: str, event: NextEvent | None) -> bool:

@@ -54,12 +54,15 @@ class CaptionSource:
         self._encode, self._caption = encode, caption or due_caption
 
     def condition(self, requests: Sequence[Request]) -> TextCondition:
-        """Raises InputError if a caption is missing or too long."""
-        return self._encode([self._caption(request) for request in requests])
+        """Blank captions are masked altogether: told nothing, the modes hold still and say so. Raises InputError if a
+        caption is missing or too long."""
+        captions = [self._caption(request) for request in requests]
+        encoded, told = self._encode(captions), np.array([bool(caption.strip()) for caption in captions])
+        return encoded._replace(mask=encoded.mask & told[:, None, None])
 
 
 def due_caption(request: Request) -> str:
     """The request's caption; raises InputError if it has none."""
-    if request.caption is None or not request.caption.strip():
-        raise InputError(f"caption of robot {request.scene}", repr(request.caption), "the event that is due, in words")
+    if request.caption is None:
+        raise InputError(f"caption of robot {request.scene}", None, "the event that is due, in words")
     return request.caption

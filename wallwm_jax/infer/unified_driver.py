@@ -15,7 +15,7 @@ from wallwm_jax.infer.event_mode import EventModeSettings
 from wallwm_jax.infer.history import History
 from wallwm_jax.infer.loading import TrainedRun
 from wallwm_jax.infer.reasoning import Reasoning
-from wallwm_jax.infer.reasoning_sources import is_finished, text_sources, with_next_events, words_of
+from wallwm_jax.infer.reasoning_sources import is_finished, text_sources, too_long, with_next_events, words_of
 from wallwm_jax.infer.request import Request
 from wallwm_jax.infer.stage_timer import StageTimer
 from wallwm_jax.infer.text_sources import CAPTION, PLANNER
@@ -81,7 +81,8 @@ class UnifiedDriver:
         for count in steps:
             if count is not None and not 1 <= count <= self.steps:
                 raise InputError("steps", count, f"1 to the {self.steps} control steps of a chunk")
-        asked, events = with_next_events(source, self._reasoning, requests)
+        length = self.mode.settings.window.text_length
+        asked, events = with_next_events(source, self._reasoning, requests, length)
         found = [waiting(request, self.embodiment.control_hz) for request in asked]
         busy = [place for place, event in enumerate(events) if not is_finished(source, event)]
         if not busy:
@@ -91,8 +92,9 @@ class UnifiedDriver:
         for place, said in zip(busy, chunks, strict=True):
             actions, event = _cut(said.actions, steps[place]), events[place]
             caption = asked[place].caption if source in (CAPTION, PLANNER) else words_of(event)
-            ends = event is not None and event.steps <= self.steps and said.failure is None
-            outcome = (said.frames, said.failure, said.clipped, caption)
+            failure = too_long(source, event, length) or said.failure
+            ends = event is not None and event.steps <= self.steps and failure is None
+            outcome = (said.frames, failure, said.clipped, caption)
             found[place] = Prediction(actions, len(actions.actions), *outcome, over=words_of(event) if ends else None)
         return found
 
