@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from experiments.benchmarks import muon_trees
 from experiments.benchmarks.muon import PLANS, compare_plans, on_eight_devices
 from tests.plan.conftest import needs_libtpu
 from wallwm_jax.core.errors import InputError
@@ -41,3 +42,17 @@ def test_plans_of_different_steps_are_not_compared(tmp_path):
     (tmp_path / PLANS["muon"]).write_text(json.dumps(other))
     with pytest.raises(InputError, match="plans: batch"):
         compare_plans(tmp_path)
+
+
+def test_small_trees_are_compared_with_optax_and_our_other_settings():
+    """On a tree whose default is the direct iteration and on one whose default is none of the settings: the line says
+    so, and every ratio is that of times which it has."""
+    for shape, alike in (((2, 8, 8), ["direct"]), ((128, 1024), ["gram by halves"])):
+        axes = (len(shape) - 2, len(shape) - 1)
+        found = muon_trees.compare(*muon_trees.single(shape, *axes), rounds=1)
+        assert found["default_is"] == alike
+        assert found["best"] in muon_trees.OTHERS and found["best"] not in alike
+        times = found["milliseconds"]
+        assert times.keys() == {"default", "optax", *muon_trees.OTHERS} and min(times.values()) > 0
+        assert found["vs_optax"] == pytest.approx(times["default"] / times["optax"], rel=0.1, abs=0.01)
+        assert found["vs_best"] >= 1.0

@@ -1,5 +1,7 @@
 """What every optimizer that a config can name keeps to, one of one's own among them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from wallwm_jax.core.axes import declare
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.optim.builder import OPTIMIZERS, OptimizerSettings, assignment_table, build_optimizer
+from wallwm_jax.optim.builder import OPTIMIZERS, OptimizerSettings, assignment_table, build_optimizer, learning_rates
 
 DECLARATIONS = {
     "stacked": declare("layers | embed -> mlp"),
@@ -112,6 +114,84 @@ def test_what_cannot_be_found_is_refused():
             settings(name)
     with pytest.raises(InputError, match="found list, expected an optax"):
         build_optimizer(settings(f"{__name__}:no_optimizer"), DECLARATIONS)
+
+
+def asks(learning_rate, declarations, mesh, settings, decay):
+    """A chain that wants what only the run knows."""
+    matrices = jax.tree.map(lambda rule: rule.is_matrix, declarations)
+    assert mesh == "the mesh" and settings.steps == 60
+    return optax.chain(optax.add_decayed_weights(decay, matrices), optax.scale_by_learning_rate(learning_rate))
+
+
+def raises(learning_rate):
+    raise RuntimeError("no chain today")
+
+
+def late(settings, declarations, mesh):
+    """Takes no learning rate."""
+
+
+def test_a_function_gets_its_options_and_what_it_asks_for():
+    """Options by name, the schedule as its rate, and declarations, mesh and settings by the names of its parameters."""
+    chosen = dataclasses.replace(
+        settings(f"{__name__}:asks"), optimizer_options={"decay": 0.5}, schedule="constant", learning_rate=0.2
+    )
+    transformation = build_optimizer(chosen, DECLARATIONS, "the mesh")
+    parameters = tree(1)
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    updates, _ = transformation.update(zeros, transformation.init(parameters), parameters)
+    for key, rule in DECLARATIONS.items():
+        np.testing.assert_allclose(updates[key], -0.1 * parameters[key] * rule.is_matrix, atol=1e-6, err_msg=key)
+    lion = dataclasses.replace(settings("optax:lion"), optimizer_options={"b1": 0.5, "weight_decay": 0.1})
+    made = build_optimizer(lion, DECLARATIONS)
+    expected = optax.lion(lion.schedule_of(0.2), b1=0.5, weight_decay=0.1)
+    found, _ = made.update(tree(2), made.init(parameters), parameters)
+    theirs, _ = expected.update(tree(2), expected.init(parameters), parameters)
+    for key in SHAPES:
+        np.testing.assert_allclose(found[key], theirs[key], rtol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("optax:lion", {"b3": 0.9}, r"optimizer_options\.b3: found no argument"),
+        ("optax:lion", {"learning_rate": 0.1}, r"optimizer_options\.learning_rate: found 0\.1"),
+        ("optax:chain", {}, "the first one"),
+        (f"{__name__}:late", {}, "the first one"),
+        (f"{__name__}:asks", {}, r"no value for its arguments \['decay'\]"),
+        (f"{__name__}:SHAPES", {}, "a dict"),
+        ("muon", {"b1": 0.9}, "keys of their own"),
+    ],
+)
+def test_a_signature_that_does_not_fit_is_one_line(name, options, message):
+    """When the settings are made, before anything is read."""
+    with pytest.raises(InputError, match=message) as raised:
+        OptimizerSettings(steps=60, optimizer=name, optimizer_options=options)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_function_raises_is_one_line():
+    with pytest.raises(InputError, match="RuntimeError: no chain today") as raised:
+        build_optimizer(settings(f"{__name__}:raises"), DECLARATIONS)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_log_has_the_rate_of_the_optimizer_that_runs():
+    """Of Muon one for the matrices and AdamW's for the rest; of AdamW its own alone; of a function the one that it is
+    given. Schedule-free AdamW warms up from zero and stays."""
+    chosen = {"steps": 10, "warmup_steps": 2, "learning_rate": 0.4, "adamw_learning_rate": 0.2, "schedule": "constant"}
+    expected = {
+        "muon": {"learning_rate": 0.4, "learning_rate/adamw": 0.2},
+        "optax_muon": {"learning_rate": 0.4, "learning_rate/adamw": 0.2},
+        "adamw": {"learning_rate": 0.2},
+        "schedule_free": {"learning_rate": 0.2},
+        "lion": {"learning_rate": 0.4},
+        "optax:lion": {"learning_rate": 0.4},
+    }
+    for name, rates in expected.items():
+        found = learning_rates(OptimizerSettings(optimizer=name, **chosen))
+        assert {group: pytest.approx(float(rate(5))) for group, rate in found.items()} == rates, name
+    assert float(learning_rates(OptimizerSettings(optimizer="schedule_free", **chosen))["learning_rate"](1)) == 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.extend.core import Literal
 
 from wallwm_jax.core.flops import inner_jaxprs, matmul_flops
-from wallwm_jax.optim.newton_schulz import SAFE_RESTARTS, cheapest_restarts, iteration_flops, orthogonalize
+from wallwm_jax.optim import MuonSettings, newton_schulz, symmetric
+from wallwm_jax.optim.muon import scale_by_muon
+from wallwm_jax.optim.newton_schulz import cheapest_restarts, iteration_flops, orthogonalize, safe_restarts
 from wallwm_jax.optim.polynomials import polynomials_of, response
 
 POLAR = polynomials_of("polar_express", 5)
@@ -26,51 +27,23 @@ def matrix(spectrum, m=96, k=160):
     return jnp.asarray((left * singular[spectrum][:, None, :]) @ right, jnp.float32), left @ right
 
 
-def as_on_a_tpu(function):
-    """`function` with every product as a TPU takes it by default: factors rounded to bf16, sums in fp32."""
-
-    def evaluate(jaxpr, constants, arguments):
-        known = {
-            **dict(zip(jaxpr.constvars, constants, strict=True)),
-            **dict(zip(jaxpr.invars, arguments, strict=True)),
-        }
-        for equation in jaxpr.eqns:
-            given = [atom.val if isinstance(atom, Literal) else known[atom] for atom in equation.invars]
-            known.update(zip(equation.outvars, outcome(equation, given), strict=True))
-        return [atom.val if isinstance(atom, Literal) else known[atom] for atom in jaxpr.outvars]
-
-    def outcome(equation, given):
-        name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            given = [factor.astype(jnp.bfloat16).astype(jnp.float32) for factor in given]
-        if name == "scan":
-            fixed = parameters["num_consts"]
-            body, carry, turns = parameters["jaxpr"], given[fixed], given[fixed + 1 :]
-            assert parameters["num_carry"] == 1
-            for turn in range(parameters["length"]):
-                (carry,) = evaluate(body.jaxpr, body.consts, [*given[:fixed], carry, *(part[turn] for part in turns)])
-            return [carry]
-        if "jaxpr" in parameters:
-            inner = parameters["jaxpr"]
-            return evaluate(inner.jaxpr, inner.consts, given)
-        found = equation.primitive.bind(*given, **parameters)
-        return found if equation.primitive.multiple_results else [found]
-
-    def run(*arguments):
-        closed = jax.make_jaxpr(function)(*arguments)
-        return evaluate(closed.jaxpr, closed.consts, arguments)[0]
-
-    return run
+def as_on_a_tpu(left, right):
+    """A product as a TPU takes one of fp32 by default: factors rounded to bf16, sums in fp32."""
+    rounded = (jax.lax.reduce_precision(factor, 8, 7) for factor in (left, right))
+    return jnp.matmul(*rounded, precision=jax.lax.Precision.HIGHEST)
 
 
 @pytest.mark.parametrize("gram", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "tpu"])
 @pytest.mark.parametrize("spectrum", ["gauss", "power", "exponential"])
-def test_it_comes_close_to_the_polar_factor(spectrum, precision, gram):
+def test_it_comes_close_to_the_polar_factor(spectrum, precision, gram, monkeypatch):
     """Five steps of our set from a Schatten norm have cosine .995 or more with U V^T, and no singular value above 1.2,
     on a flat spectrum and on those that fall as 1 / i and to exp(-5), with symmetric products whole or by halves;
     Optax's default polynomial stays below that."""
     values, polar = matrix(spectrum)
+    if precision == "tpu":
+        for module in (symmetric, newton_schulz):
+            monkeypatch.setattr(module, "product", as_on_a_tpu)
     for name, norm, halves in (
         ("polar_close", "schatten", False),
         ("polar_close", "schatten", True),
@@ -83,18 +56,56 @@ def test_it_comes_close_to_the_polar_factor(spectrum, precision, gram):
 
 
 def taken_as(precision, gram, values, **options):
-    """`orthogonalize` with products of "float32", of "bfloat16", or as a TPU takes those of fp32 by default."""
+    """`orthogonalize` with products of "float32", of "bfloat16", or with the restarts of bf16 for those of a TPU."""
     dtype = "bfloat16" if precision == "bfloat16" else "float32"
-    restarts = SAFE_RESTARTS["float32" if precision == "float32" else "bfloat16"] if gram else None
-    run = functools.partial(orthogonalize, dtype=dtype, restarts=restarts, **options)
-    return np.asarray((as_on_a_tpu(run) if precision == "tpu" else run)(values), np.float64)
+    restarts = safe_restarts("float32" if precision == "float32" else "bfloat16", 5) if gram else None
+    return np.asarray(orthogonalize(values, dtype=dtype, restarts=restarts, **options), np.float64)
+
+
+@functools.cache
+def spectra():
+    """A flat spectrum, ones that fall as 1 / i and 1 / i^2, to exp(-5) and exp(-12), and matrices of rank 1 and 4."""
+    left, flat, right = np.linalg.svd(np.random.default_rng(0).normal(size=(48, 80)), full_matrices=False)
+    index = np.arange(1, 49)
+    chosen = [flat, 1 / index, index**-2.0, np.exp(-5 * index / 48), np.exp(-12 * index / 48), index <= 1, index <= 4]
+    return jnp.asarray(np.stack([(left * values) @ right for values in chosen]), jnp.float32)
+
+
+@pytest.mark.parametrize("iteration", ["direct", "gram", "cheapest"])
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("steps", [5, 8, 12])
+def test_no_singular_value_grows_with_the_steps(steps, products, iteration):
+    """Above 1.2, on any spectrum, with both of our sets, and with the settings that Muon takes on one device and on
+    several."""
+    for name, exact in (("polar_express", 0), ("polar_close", 2)):
+        chosen = MuonSettings(steps=steps, products=products, iteration=iteration, coefficients=name)
+        exact = exact if products == "bfloat16" else 0
+        restarts = chosen.restarts(48, 80, name, exact)
+        found = orthogonalize(spectra(), polynomials_of(name, steps), products, restarts=restarts, exact_steps=exact)
+        assert np.linalg.norm(np.asarray(found, np.float64), 2, axis=(1, 2)).max() <= 1.2, (name, exact)
+
+
+@pytest.mark.parametrize("iteration", ["direct", "gram"])
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_low_rank_survives_bf16(rank, iteration):
+    """Of matrices of a low rank, muon's first update with bf16 products has a cosine of .98 or more with U V^T;
+    without exact steps less than .95, which is why there are some."""
+    generator = np.random.default_rng(0)
+    left, right = (np.linalg.qr(generator.normal(size=(size, rank)))[0] for size in (64, 128))
+    values = jnp.asarray((left * np.exp(-2 * np.arange(rank) / max(rank, 2))) @ right.T, jnp.float32)
+    found = []
+    for exact in (MuonSettings().exact_steps, 0):
+        step = scale_by_muon("in -> out", MuonSettings(products="bfloat16", iteration=iteration, exact_steps=exact))
+        update = np.asarray(jax.jit(step.update)({"w": values}, step.init({"w": values}))[0]["w"], np.float64)
+        found.append(cosine(update, left @ right.T))
+    assert found[0] >= 0.98 and found[1] < 0.95, found
 
 
 def cosine(found, polar):
     return (found * polar).sum() / (np.linalg.norm(found) * np.linalg.norm(polar))
 
 
-@pytest.mark.parametrize("restarts", [None, SAFE_RESTARTS["float32"]])
+@pytest.mark.parametrize("restarts", [None, safe_restarts("float32", 5)])
 @pytest.mark.parametrize("shape", [(96, 160), (128, 128), (128, 512)])
 @pytest.mark.parametrize("spectrum", ["gauss", "power", "exponential"])
 def test_a_schatten_norm_needs_no_products_of_its_own(spectrum, shape, restarts):
@@ -110,7 +121,7 @@ def test_a_schatten_norm_needs_no_products_of_its_own(spectrum, shape, restarts)
         assert np.linalg.norm(found - expected, 2, axis=(1, 2)).max() < 3e-3
 
 
-@pytest.mark.parametrize("restarts", [(), (2,), *SAFE_RESTARTS.values()])
+@pytest.mark.parametrize("restarts", [(), (2,), safe_restarts("bfloat16", 5)])
 def test_gram_matrices_give_the_direct_result(restarts):
     """Wherever they are formed anew, in fp32 to 1e-4 of a flat spectrum's values."""
     values, _ = matrix("gauss")
@@ -125,7 +136,7 @@ def test_gram_matrices_of_fp32_bear_small_singular_values(shape, decades):
     result, where the polynomials themselves leave a tenth."""
     left, _, right = np.linalg.svd(np.random.default_rng(0).normal(size=(1, *shape)), full_matrices=False)
     values = jnp.asarray((left * 10.0 ** (-decades * np.arange(96) / 95)) @ right, jnp.float32)
-    direct, gram = (orthogonalize(values, POLAR, restarts=chosen) for chosen in (None, SAFE_RESTARTS["float32"]))
+    direct, gram = (orthogonalize(values, POLAR, restarts=chosen) for chosen in (None, safe_restarts("float32", 5)))
     assert np.linalg.norm(np.asarray(direct - gram)[0], 2) < 3e-3
 
 
@@ -146,7 +157,7 @@ def precisions(jaxpr):
 def test_huge_and_zero_matrices():
     """Entries of 1e25 do not overflow to a zero update, and a zero matrix stays zero, whatever the norm."""
     matrices = jnp.stack([1e25 * jnp.eye(4), jnp.zeros((4, 4)), jnp.eye(4)])
-    for restarts, norm in itertools.product((None, SAFE_RESTARTS["float32"]), ("frobenius", "schatten")):
+    for restarts, norm in itertools.product((None, safe_restarts("float32", 5)), ("frobenius", "schatten")):
         found = np.asarray(orthogonalize(matrices, polynomials_of("keller_jordan", 5), restarts=restarts, norm=norm))
         np.testing.assert_allclose(found[0], found[2], rtol=1e-5)
         assert found[0, 0, 0] > 0.5
@@ -161,20 +172,25 @@ def test_huge_and_zero_matrices():
     restarts=st.one_of(st.none(), st.lists(st.integers(1, 7), max_size=3)),
     norm=st.sampled_from(["frobenius", "schatten"]),
     halves=st.booleans(),
+    exact=st.integers(0, 3),
 )
-def test_the_cost_is_what_the_formula_says(m, more, steps, restarts, norm, halves):
+def test_the_cost_is_what_the_formula_says(m, more, steps, restarts, norm, halves, exact):
     """The products of the traced program, counted, wherever the restarts are."""
     polynomials = polynomials_of("polar_express", steps)
-    run = functools.partial(orthogonalize, polynomials=polynomials, restarts=restarts, norm=norm, halves=halves)
+    options = {"restarts": restarts, "halves": halves, "exact_steps": exact}
+    dtype = "bfloat16" if exact else "float32"
+    run = functools.partial(orthogonalize, polynomials=polynomials, dtype=dtype, norm=norm, **options)
     counted = matmul_flops(run, jax.ShapeDtypeStruct((1, m, m + more), jnp.float32))
-    assert counted == iteration_flops(m, m + more, polynomials, restarts, halves)
+    assert counted == iteration_flops(m, m + more, polynomials, **options)
 
 
 def test_gram_matrices_pay_for_wide_matrices():
     """With restarts from half as wide again as high on, as 20 m^2 k + 10 m^3 against 12 m^2 k + 22 m^3 says for five
-    steps."""
-    restarts = SAFE_RESTARTS["bfloat16"]
-    assert cheapest_restarts(32, 48, POLAR, restarts) is None and cheapest_restarts(32, 49, POLAR, restarts) == restarts
+    steps, from 128 rows on; below from four times as wide as high on."""
+    restarts = safe_restarts("bfloat16", 5)
+    for rows, pays in ((32, 128), (127, 508), (128, 193), (1024, 1537)):
+        assert cheapest_restarts(rows, pays - 1, POLAR, restarts) is None
+        assert cheapest_restarts(rows, pays, POLAR, restarts) == restarts
     assert iteration_flops(10, 30, POLAR) == 20 * 100 * 30 + 10 * 1000
     assert iteration_flops(10, 30, POLAR, restarts) == 12 * 100 * 30 + 22 * 1000
 

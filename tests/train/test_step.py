@@ -1,18 +1,23 @@
 """One step: frozen means frozen, whoever says so; a bad gradient changes nothing."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from tests.train.toy import TOY, toy_data, toy_parameters, toy_run
+from tests.train.test_fit import Silent
+from tests.train.toy import TOY, toy_data, toy_parameters, toy_run, toy_start
 from wallwm_jax.core.mesh import batch_sharding
 from wallwm_jax.core.trees import digest, named_leaves
 from wallwm_jax.optim import freeze
 from wallwm_jax.train.families import family_of, stages_of
-from wallwm_jax.train.fit import make_programs
+from wallwm_jax.train.fit import fit, make_programs
+from wallwm_jax.train.metrics import read_metrics
+from wallwm_jax.train.nonfinite import SkipWatch
 from wallwm_jax.train.prefetch import to_mesh
 from wallwm_jax.train.state import averaged_parameters
 
@@ -101,3 +106,47 @@ def test_a_gradient_that_is_not_finite_changes_nothing(trained):
     assert not np.isfinite(metrics["grad_norm"])
     assert (int(after.step), int(after.skipped)) == (1, 1)
     assert {part: digest(getattr(after, part)) for part in digests} == digests
+
+
+def broken_update(learning_rate):
+    """Stochastic gradient descent whose second update is infinite, though every gradient is finite."""
+
+    def update(updates, state, params=None):
+        scale = jnp.where(state == 1, jnp.inf, -learning_rate(state))
+        return jax.tree.map(lambda leaf: scale * (1 + jnp.abs(leaf)), updates), state + 1
+
+    return optax.GradientTransformation(lambda params: jnp.zeros([], jnp.int32), update)
+
+
+def test_an_update_that_is_not_finite_changes_nothing(tmp_path):
+    """Of finite loss and gradients: the step leaves parameters, average and the optimizer's state as they are, and
+    counts it; the metrics say why, and what watches for skipped steps notices."""
+    run = toy_run(tmp_path, optimizer=f"{__name__}:broken_update")
+    watch, states = SkipWatch(1), []
+    with jax.set_mesh(run.mesh):
+        programs = make_programs(run, toy_parameters())
+        state = programs.create(toy_parameters())
+        for batch in itertools.islice(toy_data().train(0), 2):
+            state, metrics = programs.step(state, to_mesh(batch, batch_sharding(run.mesh)))
+            states.append(jax.tree.map(np.asarray, state))
+            noticed = watch.add(metrics)
+    good, bad = states
+    assert (int(good.skipped), int(bad.skipped), int(bad.step)) == (0, 1, 2) and noticed
+    for part in ("parameters", "average", "optimizer_state"):
+        assert digest(getattr(good, part)) == digest(getattr(bad, part))
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+    assert not np.isfinite(metrics["update_norm"])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [("muon", {"learning_rate": 0.2, "learning_rate/adamw": 0.1}), ("adamw", {"learning_rate": 0.1})],
+)
+def test_the_line_has_the_rate_of_every_group(tmp_path, optimizer, rates):
+    """As the optimizer that runs has them, in the metrics of a finished run."""
+    chosen = {"learning_rate": 0.2, "adamw_learning_rate": 0.1, "schedule": "constant", "steps": 2, "log_every": 2}
+    run = toy_run(tmp_path, optimizer=optimizer, **chosen)
+    fit(run, toy_start(), toy_data(), Silent())
+    line = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    found = {name: value for name, value in line.items() if name.startswith("learning_rate")}
+    assert found == pytest.approx(rates)

@@ -44,7 +44,7 @@ class OptimizerSettings:
     weight_decay: float = 0.01
     clip: float = 1.0
     optimizer: str = "muon"
-    optimizer_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer_options: Mapping[str, Any] | None = None  # None, so that a locked config takes any keys
     adam_b1: float = 0.9
     adam_b2: float = 0.99
     adam_epsilon: float = 1e-8
@@ -56,7 +56,7 @@ class OptimizerSettings:
                 expected = "an optimizer 'module:function'; those of the table have keys of their own"
                 raise InputError("optimizer_options", dict(self.optimizer_options), expected)
         else:
-            check_options(find(self.optimizer, sorted(OPTIMIZERS)), self.optimizer, self.optimizer_options)
+            check_options(find(self.optimizer, sorted(OPTIMIZERS)), self.optimizer, self.optimizer_options or {})
         if self.clip <= 0:
             raise InputError("clip", self.clip, "a positive gradient norm")
         self.schedule_of(self.learning_rate)  # a schedule that cannot be made is refused here, before anything is read
@@ -81,7 +81,7 @@ def build_optimizer(
     else:
         function, rate = find(name, sorted(OPTIMIZERS)), settings.schedule_of(settings.learning_rate)
         ours = {"declarations": declarations, "mesh": mesh, "settings": settings}
-        made = made_by(function, name, rate, settings.optimizer_options, ours)
+        made = made_by(function, name, rate, settings.optimizer_options or {}, ours)
     return optax.chain(clip_by_global_norm(settings.clip), made)
 
 

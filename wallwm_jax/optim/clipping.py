@@ -30,8 +30,8 @@ def global_norm(tree: Any) -> Float[Array, ""]:
 def clip_by_global_norm(most: float) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm` with `global_norm`."""
 
-    def update(updates: Any, state: Any, parameters: Any = None) -> tuple[Any, Any]:
-        del parameters
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
         norm = global_norm(updates)
 
         def clipped(leaf: Array) -> Array:

@@ -30,6 +30,7 @@ from wallwm_jax.optim.leaf_rules import LeafRule
 from wallwm_jax.optim.matrices import MatrixView, view_of
 from wallwm_jax.optim.newton_schulz import (
     RESTART_EVERY,
+    SMALL_ROWS,
     cheapest_restarts,
     in_turn,
     iteration_flops,
@@ -67,15 +68,16 @@ class MuonSettings:
     rounded and slow on accelerators, or "bfloat16". `update_scale` is
     "width": sqrt(max(1, outputs / inputs)) (Jordan); "rms": `consistent_rms` sqrt(max(inputs, outputs)), which matches
     AdamW's typical step (Liu et al. 2025); or "none". `iteration` takes the steps on the matrices themselves
-    ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever takes fewer operations ("cheapest").
+    ("direct"), on their Gram matrices ("gram"), or shape by shape on whichever is faster ("cheapest").
     `coefficients` names a set of `optim.polynomials`, of which `steps` are taken; they start from matrices of `norm`
     one: "frobenius", or "schatten", which leaves them larger singular values for nothing. With `halves` symmetric
-    products are taken without a quarter of their blocks, which pays on CPUs, for matrices of a thousand rows and more,
-    and costs on GPUs. `exact_steps` of bf16 products are nearly those of fp32, so that matrices of low rank come out
-    with a cosine of .99 with U V^T, at 1.5 times the cost of the iteration; not on a mesh of several devices, which
-    rounds matrices to bf16 when it sends them: there, and without exact steps, rank 1 has .36 to .48, and fp32 products
-    are what keeps it. `split` names axes along which a parameter is many matrices: ("heads", "key_heads") gives every
-    attention head its own. `tower_coefficients` names other sets for some towers: {"action": "high_pass"}.
+    products are taken without a quarter of their blocks; None does so where it pays, which on CPUs is for fp32 products
+    of matrices of 128 rows and more (in bf16 it costs, on GPUs). The first `exact_steps` of bf16 products are nearly
+    those of fp32, so that matrices of low rank come out with a cosine of .99 with U V^T, at 1.5 times the cost of the
+    iteration. A mesh of several devices takes none: it rounds matrices to bf16 when it sends them, and rank 1 comes out
+    with .36 to .48 there; fp32 products keep it. `split` names axes along which a parameter is many matrices:
+    ("heads", "key_heads") gives every attention head its own. `tower_coefficients` names other sets for some towers:
+    {"action": "high_pass"}.
     """
 
     momentum: float = 0.95
@@ -87,8 +89,8 @@ class MuonSettings:
     consistent_rms: float = 0.2
     products: str = "float32"
     epsilon: float = 1e-8
-    iteration: str = "direct"
-    halves: bool = False
+    iteration: str = "cheapest"
+    halves: bool | None = None
     exact_steps: int = 2
     split: tuple[str, ...] = ()
     tower_coefficients: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -116,7 +118,11 @@ class MuonSettings:
         safe = safe_restarts(self.products, self.steps, exact_steps)
         if self.iteration == "gram":
             return safe
-        return cheapest_restarts(m, k, polynomials_of(coefficients, self.steps), safe, self.halves)
+        return cheapest_restarts(m, k, polynomials_of(coefficients, self.steps), safe, self.halved(m))
+
+    def halved(self, m: int) -> bool:
+        """Whether symmetric products of matrices of m rows are taken by halves."""
+        return self.products == "float32" and m >= SMALL_ROWS if self.halves is None else self.halves
 
     def exact(self, devices: int) -> int:
         """Exact steps on so many devices."""
@@ -126,7 +132,7 @@ class MuonSettings:
         """Operations of one matrix's iteration."""
         polynomials = polynomials_of(coefficients, self.steps)
         restarts = self.restarts(m, k, coefficients, exact_steps)
-        return iteration_flops(m, k, polynomials, restarts, self.halves, exact_steps)
+        return iteration_flops(m, k, polynomials, restarts, self.halved(m), exact_steps)
 
 
 class MuonState(NamedTuple):
@@ -161,8 +167,8 @@ def scale_by_muon(
         specs = {} if mesh is None else leaf_specs(leaves, rules, mesh, shardings)
         return scale_by_resolved(rules, chosen, mesh, specs=specs, mu_dtype=mu_dtype, owners=owners)
 
-    def update(gradients: Any, state: MuonState, parameters: Any = None) -> tuple[Any, MuonState]:
-        return transformation(gradients).update(gradients, state, parameters)
+    def update(gradients: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+        return transformation(gradients).update(gradients, state, params)
 
     return optax.GradientTransformation(lambda parameters: transformation(parameters).init(parameters), update)
 
@@ -183,8 +189,8 @@ def scale_by_resolved(
         zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=mu_dtype), parameters)
         return MuonState(jnp.zeros([], jnp.int32), zeros)
 
-    def update(gradients: Any, state: MuonState, parameters: Any = None) -> tuple[Any, MuonState]:
-        del parameters
+    def update(gradients: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+        del params
         beta, count = settings.momentum, optax.safe_increment(state.count)
         momentum = jax.tree.map(lambda m, g: beta * m + (1 - beta) * g, state.momentum, gradients)
         direction = _direction(momentum, gradients, count, settings)
@@ -341,7 +347,7 @@ def _iteration(
         epsilon=settings.epsilon,
         restarts=settings.restarts(m, k, coefficients, exact_steps),
         norm=settings.norm,
-        halves=settings.halves,
+        halves=settings.halved(m),
         exact_steps=exact_steps,
     )
 

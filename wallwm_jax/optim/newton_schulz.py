@@ -29,6 +29,8 @@ from wallwm_jax.optim.symmetric import (
 )
 
 SMALL_ROWS, MUCH_WIDER = 128, 4
+"""Below so many rows CPUs take the direct iteration faster than the one on Gram matrices, whatever the operations,
+unless the matrix is so many times wider than high; and symmetric products whole faster than by halves."""
 RESTART_EVERY: Mapping[str, int] = {"bfloat16": 2, "float32": 5}
 """Most steps between two Gram matrices that are formed from the matrices themselves, by the dtype of the products."""
 
@@ -130,8 +132,8 @@ def cheapest_restarts(
 ) -> Sequence[int] | None:
     """`restarts` if the iteration on Gram matrices is the faster one, or else None for the direct one.
 
-    Of large matrices that is the one with fewer operations. Below `SMALL_ROWS` rows what it saves is less than what its
-    additional steps on small matrices cost, unless the matrices are `MUCH_WIDER` than high.
+    Of large matrices that is the one with fewer operations; of small ones (`SMALL_ROWS`) the direct one, unless they
+    are `MUCH_WIDER` than high.
     """
     by_gram, direct = (iteration_flops(m, k, polynomials, chosen, halves) for chosen in (restarts, None))
     if m < SMALL_ROWS and k < MUCH_WIDER * m:

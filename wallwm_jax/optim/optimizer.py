@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.trees import named_leaves, path_name
@@ -28,13 +28,13 @@ def muon(
     rule: Rule = None,
     settings: MuonSettings | None = None,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: ArrayLike = 0.0,
     weight_decay_mask: Any = None,
     mu_dtype: DTypeLike | None = None,
     adamw_learning_rate: optax.ScalarOrSchedule | None = None,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    epsilon: float = 1e-8,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    epsilon: ArrayLike = 1e-8,
     mesh: AnyMesh | None = None,
     shardings: Any = None,
     owners: Collection[str] | None = None,
@@ -104,10 +104,10 @@ def muon(
             say("%s", _summary(resolve(None, parameters)))
         return partitioned(parameters).init(parameters)
 
-    def update(gradients: Any, state: optax.OptState, parameters: Any = None, **extra: Any) -> tuple[Any, Any]:
-        filled = _filled(gradients, parameters)
-        like = filled if parameters is None else parameters
-        updates, state = partitioned(like).update(filled, state, parameters, **extra)
+    def update(gradients: Any, state: optax.OptState, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        filled = _filled(gradients, params)
+        like = filled if params is None else params
+        updates, state = partitioned(like).update(filled, state, params, **extra)
         if filled is not gradients:
             updates = jax.tree.map(lambda g, u: None if g is None else u, gradients, updates, is_leaf=_is_none)
         return updates, state
