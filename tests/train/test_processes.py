@@ -1,5 +1,6 @@
 """Several processes of one run: they learn what one learns, stop together, and any number of them goes on."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -59,8 +60,7 @@ def test_one_two_and_four_processes_learn_the_same(tmp_path):
     outputs = _train(tmp_path / "run", 4, mesh="long_rows")
     assert all("left after step 12 " in line for *_, line in outputs)
     hashed = [[line.partition(" ")[2] for line in output if line.startswith("hashed ")] for output in outputs]
-    assert sorted(name for names in hashed for name in names) == sorted(str(folder / name) for name in files)
-    assert all(hashed)
+    assert sorted(itertools.chain(*hashed)) == sorted(str(folder / name) for name in files) and all(hashed)
     one, two, four = (_losses(tmp_path / name) for name in ("1", "2", "run"))
     assert len(one) == len(two) == len(four) > 3
     np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)

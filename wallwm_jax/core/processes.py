@@ -11,18 +11,17 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from wallwm_jax.core.errors import InputError, RunError
+from wallwm_jax.core.message_board import coordinator_client
 
 AUTO = "auto"
 PATIENCE = 300.0
 """Seconds that processes wait for each other, unless told otherwise."""
-LONG_PATIENCE = 3600.0
-"""The same where one of them may have many files to read that the others do not read."""
 _PAUSE = 0.1
 _STRANGER = 5.0
 """Seconds after which somebody who has connected and says nothing is none of ours."""
@@ -105,7 +104,7 @@ def wait_for_all(name: str, patience: float = PATIENCE) -> None:
     if jax.process_count() == 1:
         return
     try:
-        _client().wait_at_barrier(name, int(1000 * patience))
+        coordinator_client().wait_at_barrier(name, int(1000 * patience))
     except jax.errors.JaxRuntimeError as error:
         missing = re.search(r"timed out task names:\s*([\d\s,]+)", str(error))
         who = "processes {}".format(", ".join(missing[1].split())) if missing else "some process"
@@ -113,58 +112,10 @@ def wait_for_all(name: str, patience: float = PATIENCE) -> None:
         raise RunError(text) from error
 
 
-class MessageBoard:
-    """Short texts (up to some megabytes each) that the processes of a run leave for each other, kept by process 0's
-    coordinator. Names are paths; a name that is taken is an error of JAX's."""
-
-    def __init__(self):
-        self.index, self.count, self._client = jax.process_index(), jax.process_count(), _client()
-
-    def write(self, name: str, text: str) -> None:
-        self._client.key_value_set(name, text)
-
-    def read(self, folder: str) -> dict[str, str]:
-        """All texts that were left under `<folder>/...`, by the rest of their names."""
-        found = self._client.key_value_dir_get(f"{folder}/")
-        return {name.partition(f"{folder}/")[2]: text for name, text in found}
-
-    def wait(self, name: str, patience: float = LONG_PATIENCE) -> str:
-        """The text of that name; raises RunError if nobody has left it within `patience` seconds."""
-        try:
-            return self._client.blocking_key_value_get(name, int(1000 * patience))
-        except jax.errors.JaxRuntimeError as error:
-            raise RunError(f"no process has said {name!r} within {patience:g} s") from error
-
-    def collect(self, folder: str, patience: float = LONG_PATIENCE) -> list[str]:
-        """The texts that all processes leave under `<folder>/<their number>`, in order, which are then taken away."""
-        texts = [self.wait(f"{folder}/{index}", patience) for index in range(self.count)]
-        self._client.key_value_delete(f"{folder}/")
-        return texts
-
-    def decide(self, name: str, text: str, decision: Callable[[list[str]], str]) -> str:
-        """What process 0 makes of the texts that all processes bring, in order; the same to all of them. Every process
-        must come here with the same names in the same order."""
-        visit = len(self.read(f"{name}/decided"))  # all earlier ones are there, and this one waits for our own text
-        self.write(f"{name}/{visit}/{self.index}", text)
-        if self.index == 0:
-            self.write(f"{name}/decided/{visit}", decision(self.collect(f"{name}/{visit}")))
-        return self.wait(f"{name}/decided/{visit}")
-
-    def neighbours(self) -> list[int]:
-        """The numbers of the processes on this machine, in order, this one among them."""
-        machines = self.decide("wallwm_machines", _machine(), json.dumps)
-        return [index for index, machine in enumerate(json.loads(machines)) if machine == _machine()]
-
-
-def message_board() -> MessageBoard | None:
-    """The board of a run of several processes; None for one that is alone."""
-    return MessageBoard() if jax.process_count() > 1 else None
-
-
 def agree(fingerprint: Mapping[str, str], patience: float = PATIENCE) -> None:
     """Returns when all processes, which have found each other, have the fingerprint of process 0; raises RunError in
     all of them, naming the first that differs and in what, or that has not said its own within `patience` seconds."""
-    client, key, count = _client(), "wallwm_fingerprint/{}", jax.process_count()
+    client, key, count = coordinator_client(), "wallwm_fingerprint/{}", jax.process_count()
     client.key_value_set(key.format(jax.process_index()), json.dumps(dict(fingerprint)))
     said, deadline = [], time.monotonic() + patience
     for number in range(count):
@@ -246,19 +197,6 @@ def _fingerprint_difference(said: Mapping[str, str], expected: Mapping[str, str]
         if said.get(name) != expected.get(name):
             return f"{name}: found {said.get(name)}, expected {expected.get(name)} as process 0 has it"
     return None
-
-
-def _machine() -> str:
-    """A text that all processes of a machine, and no others, have in common; those of two containers may differ."""
-    boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()} {boot.read_text().strip() if boot.is_file() else ''}"
-
-
-def _client() -> Any:
-    # It has no public name; Orbax takes it from here too.
-    from jax._src import distributed
-
-    return distributed.global_state.client
 
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ _HASTE = 0.05
 
 @runtime_checkable
 class Board(Protocol):
-    """Short texts that the processes of a run leave for each other (`processes.MessageBoard`)."""
+    """Short texts that the processes of a run leave for each other (`message_board.MessageBoard`)."""
 
     index: int
     count: int

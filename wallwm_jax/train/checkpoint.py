@@ -11,7 +11,6 @@ the files they prove that what was written is what was trained.
 """
 
 import json
-import math
 import pathlib
 import shutil
 import types
@@ -25,7 +24,7 @@ import orbax.checkpoint as ocp
 
 from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.files import sync_directory, write_durably
-from wallwm_jax.core.processes import message_board
+from wallwm_jax.core.message_board import message_board
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.train.checksums import Piece, checksums, own_pieces, spans_processes, total
 from wallwm_jax.train.manifest import (
@@ -39,8 +38,6 @@ from wallwm_jax.train.manifest import (
 
 KEEP = 2
 """Checkpoints of a run that are kept."""
-_OF_AN_ARRAY, _OF_A_STEP = 1024, 512 * 1024
-"""Bytes; see `checkpoint_bytes`."""
 Json = Mapping[str, Any]
 _NOTHING: Json = types.MappingProxyType({})
 Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -247,36 +244,12 @@ def committed_steps(directory: str | pathlib.Path) -> list[int]:
 
 
 def check_all_committed(directory: str | pathlib.Path) -> None:
-    """Raises InputError naming a step without its manifest, which no run leaves behind: part of a copy, or a step of
-    another format. Going on from an older one, or anew, is for a person to decide."""
+    """Raises InputError naming a step without its manifest that is no save which was interrupted: part of a copy, or a
+    step of another format. Going on from an older one, or anew, is for a person to decide."""
     for folder in _step_folders(directory):
-        if not (folder / MANIFEST).is_file():
+        if not (folder / MANIFEST).is_file() and not _is_uncommitted(folder):
             expected = f"a whole step (remove {folder} to go on from the one before)"
             raise InputError(f"checkpoint {folder}", f"no {MANIFEST}", expected)
-
-
-def checkpoint_bytes(state: Any) -> int:
-    """The most that a checkpoint of a (possibly abstract) state takes on a disk.
-
-    Orbax writes the arrays compressed. Trained numbers hardly shrink (fp32 by 7 %, bf16 by 22 %), whole numbers grow by
-    the frames of the compressor; so they count as they are and 1/256 more. Of every array it writes its name and layout
-    into several indices, and the manifest has them again: `_OF_AN_ARRAY` and 16 times the name. Then there are indices,
-    records and the last, half empty blocks of some dozen files: `_OF_A_STEP`.
-    """
-    named = named_leaves(state)
-    arrays = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in named.values())
-    return arrays + arrays // 256 + sum(_OF_AN_ARRAY + 16 * len(name) for name in named) + _OF_A_STEP
-
-
-def check_space(directory: pathlib.Path, state: Any, keep: int = KEEP) -> None:
-    """Raises InputError unless the disk has room for the checkpoints of a run: those that are kept and one under way,
-    of a (possibly abstract) state. What lies in `directory` already counts as room."""
-    one = checkpoint_bytes(state)
-    there = sum(512 * path.stat().st_blocks for path in directory.rglob("*") if path.is_file())
-    needed, free = one * (keep + 1) - there, shutil.disk_usage(directory).free
-    if free < needed:
-        expected = f"{needed / 1e6:.1f} MB or more, for {keep + 1} checkpoints of {one / 1e6:.1f} MB"
-        raise InputError(f"free space for {directory}", f"{free / 1e6:.1f} MB", expected)
 
 
 def check_equal(where: str, found: Any, expected: Any) -> None:
@@ -300,8 +273,13 @@ def _clear_uncommitted(directory: pathlib.Path) -> None:
     for folder in _step_folders(directory):
         if (folder / MANIFEST).is_file():
             (folder / UNCOMMITTED).unlink(missing_ok=True)
-        elif (folder / UNCOMMITTED).is_file() or not any(folder.iterdir()):
+        elif _is_uncommitted(folder):
             _clear(folder)
+
+
+def _is_uncommitted(folder: pathlib.Path) -> bool:
+    """Whether a folder without a manifest is what a save or a removal left that was interrupted."""
+    return (folder / UNCOMMITTED).is_file() or not any(folder.iterdir())
 
 
 def _clear(folder: pathlib.Path) -> None:

@@ -15,13 +15,15 @@ import numpy as np
 
 from wallwm_jax.core.errors import RunError
 from wallwm_jax.core.mesh import batch_sharding
-from wallwm_jax.core.processes import message_board, wait_for_all
+from wallwm_jax.core.message_board import message_board
+from wallwm_jax.core.processes import wait_for_all
 from wallwm_jax.core.rng import stream
 from wallwm_jax.optim import freeze
 from wallwm_jax.optim.builder import build_optimizer
 from wallwm_jax.train.agreement import StopAgreement
 from wallwm_jax.train.assignment import announce_assignment
-from wallwm_jax.train.checkpoint import KEEP, CheckpointStore, check_all_committed, check_space
+from wallwm_jax.train.checkpoint import KEEP, CheckpointStore, check_all_committed
+from wallwm_jax.train.disk_space import check_space
 from wallwm_jax.train.goodput import Goodput
 from wallwm_jax.train.lock import DirectoryLock
 from wallwm_jax.train.manifest import MANIFEST
@@ -124,7 +126,7 @@ class _Trainer:
         if self.start >= steps:
             return self.state
         self._wait_for_all("beginning")
-        check_space(self.store.directory, self.programs.state)
+        check_space(self.store.directory, self.programs.state, KEEP)
         self.clock = time.monotonic()
         self.goodput.write(self.start)
         self.goodput.turn_to("train")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.files import file_digest, write_durably
-from wallwm_jax.core.processes import MessageBoard
+from wallwm_jax.core.message_board import MessageBoard
 
 MANIFEST, UNCOMMITTED = "manifest.json", "uncommitted"
 Json = Mapping[str, Any]
