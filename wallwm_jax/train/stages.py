@@ -1,13 +1,23 @@
 """What a training stage is: which parameters it trains, on which loss, from which batches."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
+
+DTYPES = {
+    "UInt8": np.dtype(np.uint8),
+    "Int": np.dtype(np.int32),
+    "Float": np.dtype(np.float32),
+    "Bool": np.dtype(np.bool_),
+}
+"""jaxtyping's kinds -> what the loaders fill them with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +45,11 @@ class Batches:
     tokens: Callable[..., int]
     check: Callable[..., Any]
     prepare: Callable[..., None] | None = None
+
+    def fields(self) -> dict[str, tuple[tuple[str, ...], np.dtype]]:
+        """(letters of the shape, dtype) of every field, as the annotations of `type` say."""
+        hints = typing.get_type_hints(self.type, include_extras=True)
+        return {name: (tuple(hint.dim_str.split()), DTYPES[hint.dtype.__name__]) for name, hint in hints.items()}
 
     def section(self, config: Section) -> dict[str, Any]:
         """The settings of all layers as one section."""
