@@ -26,6 +26,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.seed = 0
     config.mesh = "laptop"
     config.workers = 0
+    config.checks = False  # of every batch: shapes, dtypes, finite numbers
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.root = "data_specs/sample" if demo else "datasets/scenes"

@@ -51,6 +51,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
     config.seed = 0
     config.mesh = "pod"
     config.workers = 8
+    config.checks = False  # of every batch: shapes, dtypes, finite numbers
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.root = "datasets/robots"

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from tests.evaluate import toy_dataset
-from wallwm_jax.evaluate.baselines import SCENE_RULE
 from wallwm_jax.evaluate.closed_loop_results import CellResult, ClosedLoopResult, LoopFilm
 from wallwm_jax.evaluate.errors import ErrorSummary, unit_of
+from wallwm_jax.evaluate.lengths import LengthResult
+from wallwm_jax.evaluate.metric import Measured
+from wallwm_jax.evaluate.metrics import METRICS
 from wallwm_jax.evaluate.protocol import ClosedLoopProtocol
 from wallwm_jax.evaluate.results import (
     ClusterBalance,
     Curve,
     Evaluation,
     Filmstrip,
-    LengthResult,
-    ObjectResult,
     ParameterRow,
     TrajectoryExample,
-    VerbResult,
 )
 from wallwm_jax.evaluate.rollouts import Piece, Rollout
+from wallwm_jax.evaluate.verb_results import ObjectResult, VerbResult
 from wallwm_jax.evaluate.video_quality import FrameQuality, VideoQuality
 
 PROTOCOLS = pathlib.Path("data_specs/protocols")
@@ -102,11 +102,9 @@ def invent(size: int = 96) -> Evaluation:
         ParameterRow(f"blocks/video/{i}", (6, 160, 640), 614400, "layers | embed -> mlp", "muon", True)
         for i in range(9)
     ]
+    found = {"verbs": verbs, "video": quality, "length": LengthResult(60, 1.5, 2.0, 4.0, 5.0, predicted, true)}
     return Evaluation(
-        verbs=verbs,
-        scene_rule=SCENE_RULE,
-        length=LengthResult(60, 1.5, 2.0, 4.0, 5.0, predicted, true),
-        video=quality,
+        measured=[Measured(metric, found[metric.name]) for metric in METRICS],
         filmstrips=[_film(index, generator, size) for index in range(6)],
         trajectories=[_example(index, generator) for index in range(6)],
         end_points=ends,

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.evaluate.clipping_metric import CLIPPING
 from tests.evaluate.toy_dataset import SIZE, VIEWS
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.data.packing import event_batch
@@ -13,6 +14,7 @@ from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.evaluate.dreams import Reconstruct
 from wallwm_jax.evaluate.evaluation import evaluate, read_curve
 from wallwm_jax.evaluate.events import future_frames, observation, recorded_event, select_rows, spread_over_verbs
+from wallwm_jax.evaluate.metrics import METRICS
 from wallwm_jax.evaluate.open_loop import event_errors
 from wallwm_jax.evaluate.report import write_report
 from wallwm_jax.evaluate.results import write_metrics
@@ -51,7 +53,10 @@ def evaluation(micro, curated, settings, tmp_path_factory):
     model, parameters, declarations = micro
     table = assignment_table(parameters, declarations)
     (path.parent / ASSIGNMENT).write_text(json.dumps(table))
-    return evaluate(model, parameters, curated, settings, metrics_files={"video": path}, progress=lambda _: None)
+    metrics = (*METRICS, CLIPPING)
+    return evaluate(
+        model, parameters, curated, settings, metrics_files={"video": path}, metrics=metrics, progress=lambda _: None
+    )
 
 
 def test_event_mode_sees_what_the_loader_would_show(curated):
@@ -78,7 +83,7 @@ def test_event_mode_sees_what_the_loader_would_show(curated):
 def test_verbs_carry_both_baselines(evaluation):
     """Hold-still's end error is the true displacement; the mean knows that lift rises by 10 cm; reach depends on the
     scene; the two long reaches are counted as truncated."""
-    verbs = {result.verb: result for result in evaluation.verbs}
+    verbs = {result.verb: result for result in evaluation.value("verbs")}
     assert set(verbs) == {"reach", "grasp", "lift"}
     assert verbs["lift"].hold.end_median == pytest.approx(100, abs=0.01)
     assert verbs["lift"].mean.end_median == pytest.approx(0, abs=0.01)
@@ -104,15 +109,16 @@ def test_films_and_examples_are_of_one_event_a_verb(evaluation, curated):
 
 def test_lengths_have_their_baseline(evaluation):
     """The verb's median training length is exact for grasp and lift and half-way between the reaches (12 and 20)."""
-    assert sorted(evaluation.length.true) == [4, 4, 7, 7, 12, 12, 20, 20]
-    assert evaluation.length.baseline_mean_error == pytest.approx(2.0)
+    assert sorted(evaluation.value("length").true) == [4, 4, 7, 7, 12, 12, 20, 20]
+    assert evaluation.value("length").baseline_mean_error == pytest.approx(2.0)
 
 
 def test_whole_evaluation_becomes_a_report(evaluation, tmp_path):
     """Curves, clusters, parameters and video are filled, and both files are written."""
     assert evaluation.curves[0].heldout == [2 / 25, 2 / 50, 2 / 100] and len(evaluation.curves[0].loss) == 3
     assert [len(balance.before) for balance in evaluation.clusters] == [4, 2]
-    assert evaluation.video.events == 4 and evaluation.video.codec.psnr > evaluation.video.dream.psnr
+    video = evaluation.value("video")
+    assert video.events == 4 and video.codec.psnr > video.dream.psnr
     assert {row.optimizer for row in evaluation.parameters} == {"muon", "adamw"}
     write_metrics(evaluation, tmp_path / "metrics.json")
     write_report(evaluation, tmp_path / "report.html")
@@ -120,6 +126,15 @@ def test_whole_evaluation_becomes_a_report(evaluation, tmp_path):
     assert values["video_loss_start"] == 2 / 50 and values["video_loss_end"] == 2 / 100
     assert set(values["verbs"]) == {"reach", "grasp", "lift"}
     assert evaluation.filmstrips[0].title in (tmp_path / "report.html").read_text()
+
+
+def test_a_metric_from_outside_is_measured(evaluation, tmp_path):
+    """Passed as an argument beside the package's own, it is computed from the predictions and stands in both files."""
+    write_metrics(evaluation, tmp_path / "metrics.json")
+    write_report(evaluation, tmp_path / "report.html")
+    found = json.loads((tmp_path / "metrics.json").read_text())["detail"]["clipping"]
+    assert found["events"] == 8 and found == evaluation.value("clipping")
+    assert "Beyond the limits" in (tmp_path / "report.html").read_text()
 
 
 def test_missing_files_of_a_stage_are_named_before_anything_is_predicted(micro, curated, settings, tmp_path):

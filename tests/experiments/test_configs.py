@@ -19,9 +19,9 @@ def loaded(name, *overrides):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_key_is_there(name):
-    """Loader workers, curation threads, the model's options and every stage; the recipe names stages."""
-    config = loaded(name, "workers=1", "curation.threads=2", "model.cross_view=False", "model.unroll=2")
-    assert (config.workers, config.curation.threads) == (1, 2)
+    """Loader workers, checks, curation threads, the model's options and every stage; the recipe names stages."""
+    config = loaded(name, "workers=1", "checks=True", "curation.threads=2", "model.cross_view=False", "model.unroll=2")
+    assert (config.workers, config.checks, config.curation.threads) == (1, True, 2)
     assert not build_model(config.model, views=2).cross_view
     assert set(config.stages) == {stage.name for stage in stages_of(FAMILIES)}
     assert [stage.name for stage in recipe_of(config)] == list(config.recipe)

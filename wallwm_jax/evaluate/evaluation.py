@@ -1,23 +1,24 @@
 """A whole evaluation: open loop, video, lengths, closed loop if wanted, and what training left behind."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.pipeline import cluster_balance
-from wallwm_jax.evaluate.baselines import SCENE_RULE, MeanTrajectory, scene_dependence
+from wallwm_jax.evaluate.baselines import MeanTrajectory, scene_dependence
 from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.dreams import Reconstruct, dreamt_frames
 from wallwm_jax.evaluate.events import RecordedEvent, recorded_event, select_rows
 from wallwm_jax.evaluate.examples import end_points, filmstrips, trajectory_examples, typical_places
-from wallwm_jax.evaluate.open_loop import OpenLoop, length_result, run_open_loop, verb_results
+from wallwm_jax.evaluate.metric import Judged, Metric, check_names, measure
+from wallwm_jax.evaluate.metrics import METRICS
+from wallwm_jax.evaluate.open_loop import OpenLoop, run_open_loop
 from wallwm_jax.evaluate.results import ClusterBalance, Curve, Evaluation, ParameterRow
 from wallwm_jax.evaluate.rollouts import Rollout
 from wallwm_jax.evaluate.settings import EvaluationSettings, describe
-from wallwm_jax.evaluate.video_quality import video_quality
+from wallwm_jax.evaluate.verb_results import verb_results
 from wallwm_jax.infer.event_mode import EventMode
 from wallwm_jax.train.assignment import read_assignment
 from wallwm_jax.train.metrics import read_metrics
@@ -34,6 +35,7 @@ def evaluate(
     metrics_files: Mapping[str, Path],
     closed_loop: Callable[[EventMode], ClosedLoopResult] | None = None,
     rollouts: Callable[[EventMode], Sequence[Rollout]] | None = None,
+    metrics: Sequence[Metric] = METRICS,
     progress: Callable[[str], None] = print,
 ) -> Evaluation:
     """Evaluates a trained model on held-out events.
@@ -44,11 +46,13 @@ def evaluate(
             stage's assignment of parameters to optimizers.
         closed_loop: runs event mode in a simulator.
         rollouts: takes event mode, and whatever else there is, through a recorded episode.
+        metrics: what is computed from the predictions; `metric.Metric` says what a new one is.
 
     Raises:
-        InputError: no held-out events, or a missing file of a stage.
+        InputError: no held-out events, a missing file of a stage, or two metrics of one name.
     """
     started = time.monotonic()
+    check_names(metrics)
     curves = [read_curve(title, path) for title, path in metrics_files.items()]
     parameters_by_optimizer = [
         ParameterRow(**row) for path in metrics_files.values() for row in read_assignment(path.parent)
@@ -65,13 +69,11 @@ def evaluate(
     films = typical_places(result, result.dreamt, names)[: settings.films]
     examples = typical_places(result, range(len(events)), names)[: settings.examples]
     frames = dreamt_frames(result, curated, settings, Reconstruct(model, parameters)) if result.dreamt else []
+    measured = measure(metrics, Judged(result, verbs, frames, training, curated, settings))
     if closed_loop:
         progress("driving the simulator")
     return Evaluation(
-        verbs=verbs,
-        scene_rule=SCENE_RULE,
-        length=length_result(result, _steps_of_verbs(training)),
-        video=video_quality(frames) if frames else None,
+        measured=measured,
         filmstrips=filmstrips(result, films, curated, settings),
         trajectories=trajectory_examples(result, examples, curated.embodiment.control_hz),
         end_points=end_points(result),
@@ -97,13 +99,6 @@ def read_curve(title: str, path: Path) -> Curve:
 
 def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def _steps_of_verbs(events: Sequence[RecordedEvent]) -> dict[str, list[int]]:
-    steps: dict[str, list[int]] = defaultdict(list)
-    for event in events:
-        steps[event.trajectory.verb].append(event.window.steps)
-    return steps
 
 
 def _clusters(curated: CuratedDataset, settings: EvaluationSettings) -> list[ClusterBalance]:

@@ -8,8 +8,10 @@ from jaxtyping import Float, UInt8
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.evaluate.errors import MILLIMETRES
-from wallwm_jax.evaluate.results import ClusterBalance, Curve, LengthResult, TrajectoryExample, VerbResult
+from wallwm_jax.evaluate.lengths import LengthResult
+from wallwm_jax.evaluate.results import ClusterBalance, Curve, TrajectoryExample
 from wallwm_jax.evaluate.rollouts import Rollout
+from wallwm_jax.evaluate.verb_results import VerbResult
 
 try:
     import matplotlib

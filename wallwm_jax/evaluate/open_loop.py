@@ -8,10 +8,9 @@ from jaxtyping import Float
 
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.evaluate.baselines import EventTrajectory, MeanTrajectory, SceneDependence, hold_still
-from wallwm_jax.evaluate.errors import MILLIMETRES, TrajectoryError, summarise, trajectory_error, unit_of
-from wallwm_jax.evaluate.events import RecordedEvent, by_verb, observation, spread_over_verbs
-from wallwm_jax.evaluate.results import LengthResult, ObjectResult, VerbResult
+from wallwm_jax.evaluate.baselines import EventTrajectory, MeanTrajectory, hold_still
+from wallwm_jax.evaluate.errors import TrajectoryError, trajectory_error, unit_of
+from wallwm_jax.evaluate.events import RecordedEvent, observation, spread_over_verbs
 from wallwm_jax.evaluate.settings import EvaluationSettings
 from wallwm_jax.infer.event_mode import EventMode, EventPrediction
 
@@ -68,51 +67,3 @@ def event_errors(
     return {
         name: trajectory_error(values, truth.actions, unit) for name, values in candidates.items() if values is not None
     }
-
-
-def verb_results(result: OpenLoop, dependence: Mapping[str, SceneDependence]) -> list[VerbResult]:
-    """One result a verb, scene-dependent verbs first, then the others in order of hold-still's error."""
-    rows = []
-    for verb, places in by_verb(result.events).items():
-        errors = [result.errors[place] for place in places]
-        known = verb in dependence
-        rows.append(
-            VerbResult(
-                verb=verb,
-                unit=unit_of(verb),
-                events=len(places),
-                truncated=sum(result.events[place].window.truncated for place in places),
-                scene_dependent=known and dependence[verb].scene_dependent,
-                ours=summarise([error["ours"] for error in errors]),
-                hold=summarise([error["hold"] for error in errors]),
-                mean=summarise([error["mean"] for error in errors]) if known else None,
-                objects=_object_results(result, places, known),
-            )
-        )
-    return sorted(rows, key=lambda row: (row.unit != MILLIMETRES, not row.scene_dependent, -row.hold.end_median))
-
-
-def _object_results(result: OpenLoop, places: Sequence[int], known: bool) -> dict[str, ObjectResult]:
-    rows = {}
-    for name in sorted({result.events[place].trajectory.object for place in places}):
-        errors = [result.errors[place] for place in places if result.events[place].trajectory.object == name]
-        mean = summarise([error["mean"] for error in errors]) if known else None
-        rows[name] = ObjectResult(len(errors), summarise([error["ours"] for error in errors]), mean)
-    return rows
-
-
-def length_result(result: OpenLoop, training_steps: Mapping[str, Sequence[int]]) -> LengthResult:
-    """The duration head against true lengths, beside the median training length of the verb."""
-    true = np.array([event.window.steps for event in result.events])
-    everything = [steps for values in training_steps.values() for steps in values]
-    guess = np.array([np.median(training_steps.get(event.trajectory.verb, everything)) for event in result.events])
-    ours, baseline = np.abs(result.durations - true), np.abs(guess - true)
-    return LengthResult(
-        events=len(true),
-        median_error=float(np.median(ours)),
-        mean_error=float(ours.mean()),
-        baseline_median_error=float(np.median(baseline)),
-        baseline_mean_error=float(baseline.mean()),
-        predicted=result.durations.tolist(),
-        true=true.tolist(),
-    )

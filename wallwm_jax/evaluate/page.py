@@ -52,6 +52,11 @@ def escape(text: object) -> str:
     return html.escape(str(text))
 
 
+def number(value: float | None, digits: int = 1) -> str:
+    """With so many digits after the point; a dash for none and for NaN."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
 def image(data: bytes, kind: str = "png", alternative: str = "", width: int | None = None) -> str:
     """An image inside the page, `width` CSS pixels wide."""
     size = f' width="{width}"' if width else ""

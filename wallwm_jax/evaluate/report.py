@@ -5,8 +5,7 @@ from pathlib import Path
 
 from wallwm_jax.core.files import write_durably
 from wallwm_jax.evaluate import closed_loop_section, figures, film_section, language_section, page, rollout_section
-from wallwm_jax.evaluate.errors import MILLIMETRES, ErrorSummary
-from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, VerbResult, metrics
+from wallwm_jax.evaluate.results import VIDEO_LOSS_START_STEP, Evaluation, metrics
 
 MOVING = 6
 """Events shown in motion."""
@@ -23,13 +22,11 @@ def render(evaluation: Evaluation) -> str:
         page.tiles(_tiles(evaluation)),
         _motion(evaluation),
         _films(evaluation),
-        _actions(evaluation),
+        *(one.section() for one in evaluation.measured),
         _trajectories(evaluation),
-        _video(evaluation),
         rollout_section.render(evaluation.rollouts) if evaluation.rollouts else "",
         _closed_loop(evaluation),
         language_section.render(evaluation.language, evaluation.text_sources) if evaluation.language else "",
-        _lengths(evaluation),
         _training(evaluation),
         _clusters(evaluation),
         _parameters(evaluation),
@@ -43,39 +40,17 @@ def render(evaluation: Evaluation) -> str:
     return page.document("wallwm: dreaming and acting, event by event", introduction, *parts)
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
-
-
 def _tiles(evaluation: Evaluation) -> list[tuple[str, str]]:
     values = metrics(evaluation)
     tiles = []
     if values["video_loss_start"] and values["video_loss_end"]:
         change = f"{values['video_loss_start']:.3f} → {values['video_loss_end']:.3f}"
         tiles.append((change, f"held-out video loss, step {VIDEO_LOSS_START_STEP} to the end"))
-    verbs = evaluation.verbs
-    if verbs:
-        better = sum(result.ours.end_median < result.hold.end_median for result in verbs)
-        tiles.append((f"{better} of {len(verbs)}", "verbs with a smaller action error than holding still"))
-    scene = [result for result in verbs if result.scene_dependent and result.mean]
-    if scene:
-        better = sum(result.ours.end_median < result.mean.end_median for result in scene)
-        tiles.append((f"{better} of {len(scene)}", "scene-dependent verbs with less error than the mean trajectory"))
-    reach = next((result for result in verbs if result.verb == "reach"), None)
-    if reach:
-        tiles.append((f"{reach.ours.end_median:.0f} mm", f"median end error of reach ({_versus(reach)})"))
-    if evaluation.video:
-        gain = evaluation.video.dream.moved_psnr - evaluation.video.copy.moved_psnr
-        tiles.append((f"{gain:+.1f} dB", "dream against a frozen frame, on the pixels that moved"))
+    tiles += [tile for one in evaluation.measured for tile in one.tiles()]
     if evaluation.closed_loop:
         closed = evaluation.closed_loop
         tiles.append((f"{closed.completed} of {closed.events}", "events completed in closed loop in the simulator"))
     return tiles
-
-
-def _versus(result: VerbResult) -> str:
-    mean = f"mean trajectory {result.mean.end_median:.0f}, " if result.mean else ""
-    return f"{mean}hold still {result.hold.end_median:.0f}"
 
 
 def _motion(evaluation: Evaluation) -> str:
@@ -105,60 +80,6 @@ def _films(evaluation: Evaluation) -> str:
     return page.section("Frame by frame", explanation, films)
 
 
-def _actions(evaluation: Evaluation) -> str:
-    if not evaluation.verbs:
-        return ""
-    explanation = (
-        "Error of the predicted trajectory against the recorded one. Moving verbs: distance of the end-effector in "
-        "millimetres. Grasp and release: difference of the gripper's opening (0 closed, 1 open). <b>Hold still</b> "
-        "keeps the anchor pose; <b>mean trajectory</b> replays the average motion of the same verb and object in "
-        "training, stretched to the event's length, without looking. Predictions here are given the event's true "
-        f"length. A star marks verbs that depend on the scene: {page.escape(evaluation.scene_rule)}."
-    )
-    measures = [f"{name}, {place}" for place in ("end", "along") for name in ("ours", "mean", "hold")]
-    head = ["verb", "unit", "events", *measures]
-    rows = [_verb_row(result) for result in evaluation.verbs]
-    note = "<p>Medians over events (means in brackets); <i>end</i>: last step, <i>along</i>: mean over steps.</p>"
-    scene = ", ".join(page.escape(result.verb) for result in evaluation.verbs if result.scene_dependent) or "none"
-    other = ", ".join(page.escape(result.verb) for result in evaluation.verbs if not result.scene_dependent) or "none"
-    note += f"<p>Depend on the scene: <b>{scene}</b>. Do not: {other}.</p>"
-    note += "".join(_by_object(result) for result in evaluation.verbs if result.scene_dependent)
-    bars = page.figure(figures.verb_errors(evaluation.verbs), "median end error by verb")
-    return page.section("Does it act?", explanation, bars, page.table(head, rows), note)
-
-
-def _verb_row(result: VerbResult) -> list[str]:
-    digits = 1 if result.unit == MILLIMETRES else 3
-    cells = []
-    for measure in ("end", "along"):
-        summaries = (result.ours, result.mean, result.hold)
-        medians = [getattr(summary, f"{measure}_median") if summary else float("inf") for summary in summaries]
-        for summary, median in zip(summaries, medians, strict=True):
-            mark = "*" if median == min(medians) else ""
-            cells.append(mark + _median_mean(summary, measure, digits))
-    events = f"{result.events}" + (f" ({result.truncated} cut)" if result.truncated else "")
-    return [page.escape(result.verb) + ("*" if result.scene_dependent else ""), result.unit, events, *cells]
-
-
-def _by_object(result: VerbResult) -> str:
-    """One line: a verb's median end error by object; nothing if there is one object only."""
-    if len(result.objects) < 2:
-        return ""
-    digits = 1 if result.unit == MILLIMETRES else 3
-    parts = []
-    for name, row in result.objects.items():
-        against = f", mean trajectory {_number(row.mean.end_median, digits)}" if row.mean else ""
-        parts.append(f"{page.escape(name)} {_number(row.ours.end_median, digits)} ({row.events} events{against})")
-    return f"<p>{page.escape(result.verb)}, median end error in {result.unit}: {'; '.join(parts)}.</p>"
-
-
-def _median_mean(summary: ErrorSummary | None, measure: str, digits: int) -> str:
-    if summary is None:
-        return "–"
-    median, mean = (getattr(summary, f"{measure}_{kind}") for kind in ("median", "mean"))
-    return f"{median:.{digits}f} ({mean:.{digits}f})"
-
-
 def _trajectories(evaluation: Evaluation) -> str:
     parts = []
     if evaluation.end_points:
@@ -174,37 +95,8 @@ def _trajectories(evaluation: Evaluation) -> str:
     return page.section("Trajectories", explanation, *parts) if parts else ""
 
 
-def _video(evaluation: Evaluation) -> str:
-    video = evaluation.video
-    if video is None:
-        return ""
-    explanation = (
-        f"Over {video.images} images of {video.events} held-out events (last frame of every latent, every view). "
-        "Most of a tabletop never moves, so a frozen frame scores well; the last column counts only the pixels that "
-        "differ from the keyframe. The codec's own reconstruction of the truth is the ceiling."
-    )
-    named = (("dream", video.dream), ("copy of the keyframe", video.copy), ("codec ceiling", video.codec))
-    rows = [
-        [name, _number(quality.psnr, 2), _number(quality.ssim, 4), _number(quality.moved_psnr, 2)]
-        for name, quality in named
-    ]
-    return page.section("Video quality", explanation, page.table(["", "PSNR, dB", "SSIM", "PSNR, moved, dB"], rows))
-
-
 def _closed_loop(evaluation: Evaluation) -> str:
     return closed_loop_section.render(evaluation.closed_loop) if evaluation.closed_loop else ""
-
-
-def _lengths(evaluation: Evaluation) -> str:
-    result = evaluation.length
-    if result is None:
-        return ""
-    explanation = (
-        f"Before dreaming, the duration head says how long the event will last. Median error {result.median_error:.1f} "
-        f"control steps (mean {result.mean_error:.1f}) over {result.events} events; always guessing the verb's median "
-        f"length in training errs by {result.baseline_median_error:.1f} (mean {result.baseline_mean_error:.1f})."
-    )
-    return page.section("How long is an event?", explanation, page.figure(figures.lengths(result), "event lengths"))
 
 
 def _training(evaluation: Evaluation) -> str:

@@ -10,52 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.files import write_durably
 from wallwm_jax.evaluate.closed_loop_results import ClosedLoopResult
 from wallwm_jax.evaluate.drop_in import DropInResult
-from wallwm_jax.evaluate.errors import ErrorSummary
 from wallwm_jax.evaluate.language import LanguageResult
+from wallwm_jax.evaluate.metric import Measured
 from wallwm_jax.evaluate.rollouts import Rollout
-from wallwm_jax.evaluate.video_quality import VideoQuality
-
-
-@dataclasses.dataclass(frozen=True)
-class ObjectResult:
-    """One verb's errors on the events of one object."""
-
-    events: int
-    ours: ErrorSummary
-    mean: ErrorSummary | None
-
-
-@dataclasses.dataclass(frozen=True)
-class VerbResult:
-    """One verb on held-out events. `mean` is None if training never saw the verb."""
-
-    verb: str
-    unit: str
-    events: int
-    truncated: int
-    """Events longer than the longest bucket; judged over the steps that fit."""
-    scene_dependent: bool
-    ours: ErrorSummary
-    hold: ErrorSummary
-    mean: ErrorSummary | None
-    objects: Mapping[str, ObjectResult]
-    """The same, object by object."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LengthResult:
-    """The duration head's error in control steps, beside always guessing the verb's median training length."""
-
-    events: int
-    median_error: float
-    mean_error: float
-    baseline_median_error: float
-    baseline_mean_error: float
-    predicted: Sequence[float]
-    true: Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +84,8 @@ class ParameterRow:
 class Evaluation:
     """Everything the report shows."""
 
-    verbs: Sequence[VerbResult]
-    scene_rule: str
-    length: LengthResult | None
-    video: VideoQuality | None
+    measured: Sequence[Measured]
+    """What each metric found, in the order of the report."""
     filmstrips: Sequence[Filmstrip]
     trajectories: Sequence[TrajectoryExample]
     end_points: Mapping[str, Float[np.ndarray, "_ 2 3"]]
@@ -146,6 +105,10 @@ class Evaluation:
     rollouts: Sequence[Rollout] = ()
     """One held-out episode in each mode that has been trained."""
 
+    def value(self, name: str) -> Any:
+        """What the metric `name` found; None if it found nothing, or was not asked."""
+        return next((one.value for one in self.measured if one.metric.name == name), None)
+
 
 VIDEO_LOSS_START_STEP = 50
 
@@ -158,28 +121,39 @@ def heldout_at(curve: Curve | None, step: int) -> float | None:
 
 
 def metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """The content of metrics.json. Headline numbers of a verb are medians over held-out events of the error at the
-    event's end; `detail` holds the rest."""
+    """The content of metrics.json: the losses, what each metric says for it, and under `detail` the rest."""
     video_curve = next((curve for curve in evaluation.curves if curve.title == "video"), None)
-    return _plain(
-        {
-            "video_loss_start": heldout_at(video_curve, VIDEO_LOSS_START_STEP),
-            "video_loss_end": video_curve.heldout[-1] if video_curve and video_curve.heldout else None,
-            "verbs": {result.verb: _headline(result) for result in evaluation.verbs},
-            "seconds": evaluation.seconds,
-            "detail": {
-                "verbs": {result.verb: dataclasses.asdict(result) for result in evaluation.verbs},
-                "scene_rule": evaluation.scene_rule,
-                "length": dataclasses.asdict(evaluation.length) if evaluation.length else None,
-                "video": dataclasses.asdict(evaluation.video) if evaluation.video else None,
-                "closed_loop": evaluation.closed_loop.plain() if evaluation.closed_loop else None,
-                "language": [dataclasses.asdict(result) for result in evaluation.language],
-                "text_sources": _text_sources(evaluation.text_sources),
-                "rollouts": {rollout.mode: _rollout(rollout) for rollout in evaluation.rollouts},
-                "counts": dict(evaluation.counts),
-            },
-        }
-    )
+    content: dict[str, Any] = {
+        "video_loss_start": heldout_at(video_curve, VIDEO_LOSS_START_STEP),
+        "video_loss_end": video_curve.heldout[-1] if video_curve and video_curve.heldout else None,
+    }
+    for one in evaluation.measured:
+        content = _merged(content, one.plain(), one.metric.name)
+    rest = {
+        "seconds": evaluation.seconds,
+        "detail": {
+            "closed_loop": evaluation.closed_loop.plain() if evaluation.closed_loop else None,
+            "language": [dataclasses.asdict(result) for result in evaluation.language],
+            "text_sources": _text_sources(evaluation.text_sources),
+            "rollouts": {rollout.mode: _rollout(rollout) for rollout in evaluation.rollouts},
+            "counts": dict(evaluation.counts),
+        },
+    }
+    return _plain(_merged(content, rest, "evaluation"))
+
+
+def _merged(content: Mapping[str, Any], added: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Both, sections joined on every level. Raises InputError for a key that is there already: a metric of that `name`
+    would overwrite another's number."""
+    joined = dict(content)
+    for key, value in added.items():
+        if key not in joined:
+            joined[key] = value
+        elif isinstance(joined[key], Mapping) and isinstance(value, Mapping):
+            joined[key] = _merged(joined[key], value, name)
+        else:
+            raise InputError(f"metric {name}", f"key {key!r} of metrics.json", "one that no other metric has")
+    return joined
 
 
 def _text_sources(result: DropInResult | None) -> dict[str, Any] | None:
@@ -189,17 +163,6 @@ def _text_sources(result: DropInResult | None) -> dict[str, Any] | None:
 def _rollout(rollout: Rollout) -> dict[str, Any]:
     errors = {"end_median": float(np.median(rollout.errors)), "end_mean": float(np.mean(rollout.errors))}
     return {"episode": rollout.episode, "pieces": len(rollout.pieces), "unit": "mm", **errors}
-
-
-def _headline(result: VerbResult) -> dict[str, Any]:
-    return {
-        "ours": result.ours.end_median,
-        "hold": result.hold.end_median,
-        "mean": result.mean.end_median if result.mean else None,
-        "unit": result.unit,
-        "scene_dependent": result.scene_dependent,
-        "events": result.events,
-    }
 
 
 def _plain(value: Any) -> Any:

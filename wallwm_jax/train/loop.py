@@ -15,6 +15,7 @@ from wallwm_jax.core.mesh import check_host_memory, make_mesh
 from wallwm_jax.core.processes import PATIENCE
 from wallwm_jax.core.rng import stream
 from wallwm_jax.data.curated import CuratedDataset
+from wallwm_jax.train.batch_checks import checked
 from wallwm_jax.train.checkpoint import (
     Checkpoint,
     Placement,
@@ -58,8 +59,9 @@ def train_stage(
     """Trains one stage, or goes on with it, or finds it finished.
 
     Reads config.{seed, mesh, stages.<stage>}, the sections that the stage names (`Stage.sections`: "data" and "model"
-    for stage "video") and, if present, config.{workers, tensorboard}. A stage starts from the *averaged* parameters of
-    an earlier one in the same workdir: stage "action" from "video", whose frozen towers are the EMA weights of stage 1.
+    for stage "video") and, if present, config.{workers, tensorboard, checks}. A stage starts from the *averaged*
+    parameters of an earlier one in the same workdir: stage "action" from "video", whose frozen towers are the EMA
+    weights of stage 1.
 
     Once `stop` has received a signal the stage ends early, saved. `accept` names what a resumed stage may have changed
     (`resumption.CHANGES`); `fault` is one on purpose. Several processes wait `patience` seconds for each other before
@@ -89,6 +91,8 @@ def train_stage(
         names = ", ".join(field.partition(":")[0] for field in fields)
         reporter.note(f"accepted a change of {change}, at step {begun}: {names}")
     data = family.data(stage, config, curated, settings.run.eval_batches)
+    if config.get("checks", False):
+        data = checked(data, stage)
     shapes, declarations = family.shapes(model, data.heldout[0])
     stage = without_absent(stage, shapes)
     key, placement = stream(config.seed, "init"), placement_by(shapes, declarations, mesh)

@@ -1,13 +1,33 @@
 """What a training stage is: which parameters it trains, on which loss, from which batches."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
+import numpy as np
 
 from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
+
+DTYPES = {
+    "UInt8": np.dtype(np.uint8),
+    "Int": np.dtype(np.int32),
+    "Float": np.dtype(np.float32),
+    "Bool": np.dtype(np.bool_),
+}
+"""jaxtyping's kinds -> what the loaders fill them with."""
+
+
+class BatchField(NamedTuple):
+    """One array of a batch."""
+
+    dims: tuple[str, ...]
+    """Letters (`core.types`) or numbers of the shape."""
+    dtype: np.dtype
+    optional: bool
+    """Whether None may stand in its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +55,15 @@ class Batches:
     tokens: Callable[..., int]
     check: Callable[..., Any]
     prepare: Callable[..., None] | None = None
+
+    def fields(self) -> dict[str, BatchField]:
+        """Every field of `type`, as its annotation says, `Float[np.ndarray, "B F"]` or the same `| None`."""
+        found = {}
+        for name, hint in typing.get_type_hints(self.type, include_extras=True).items():
+            parts = typing.get_args(hint)
+            array = parts[0] if parts else hint
+            found[name] = BatchField(tuple(array.dim_str.split()), DTYPES[array.dtype.__name__], bool(parts))
+        return found
 
     def section(self, config: Section) -> dict[str, Any]:
         """The settings of all layers as one section."""
