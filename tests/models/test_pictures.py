@@ -35,7 +35,7 @@ def joint():
     model = WorldAction(variant("micro"), views=TABLE)
     params, _ = init_parameters(model, jax.random.key(0), wide_batch(TABLE))
     generator = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.05 * generator.normal(size=leaf.shape).astype("f"), params)
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * generator.normal(size=leaf.shape).astype("f"), params)
     noisy = jnp.asarray(generator.normal(size=(2, 4, TABLE, *CELLS, CHANNELS)), "f4")
     actions = jnp.asarray(generator.normal(size=(2, 1, 12, 26)), "f4")
     times = jnp.full((2, 2), 0.6), jnp.full((2, 1, 2), 0.7)

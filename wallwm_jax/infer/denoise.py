@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.infer.solvers import euler, split_steps, time_grid
@@ -73,14 +74,14 @@ class Condition(NamedTuple):
         return {"text_features": self.text_features, "text_mask": self.text_mask}
 
 
-def encode_text(model: Any, parameters: Any, text: Int[Array, "B S L"], mask: Bool[Array, "B S L"]) -> TextCondition:
+def encode_text(model: Model, parameters: Any, text: Int[Array, "B S L"], mask: Bool[Array, "B S L"]) -> TextCondition:
     """Captions of events through the model's own text encoder."""
     features = model.apply({"params": parameters}, text, mask, method="encode_text")
     return TextCondition(features, mask, jnp.ones(mask.shape[:2], bool))
 
 
 def observe(
-    model: Any, parameters: Any, batch: EventBatch, text: TextCondition, observed_slots: int
+    model: Model, parameters: Any, batch: EventBatch, text: TextCondition, observed_slots: int
 ) -> tuple[Condition, Float[Array, "B S"] | None]:
     """Encodes the first `observed_slots` slots (zero where masked) and reads the current observation by the text; also
     the control steps that the duration head expects, None if the model has none."""
@@ -107,14 +108,14 @@ def draw_noise(
     return flat[:, :count].reshape(-1, *video), flat[:, count:].reshape(-1, *actions)
 
 
-def foresee(model: Any, parameters: Any, batch: EventBatch, given: Condition) -> Any:
+def foresee(model: Model, parameters: Any, batch: EventBatch, given: Condition) -> Any:
     """What the model says of the frames to come before it dreams them, the same for every step of a prediction."""
     channel, batch = _observed_channel(given, batch.frame_mask.shape[1]), batch._replace(told_event=given.told_event)
     return model.apply({"params": parameters}, batch, channel, **given.text, method="foresee")
 
 
 def video_step(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     given: Condition,
@@ -135,7 +136,7 @@ def video_step(
 
 
 def act(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     given: Condition,
@@ -157,7 +158,7 @@ def act(
 
 
 def show(
-    model: Any, parameters: Any, batch: EventBatch, given: Condition, sample: Float[Array, "B F V h w C"]
+    model: Model, parameters: Any, batch: EventBatch, given: Condition, sample: Float[Array, "B F V h w C"]
 ) -> tuple[UInt8[Array, "B F R V H W 3"], Bool[Array, "B"]]:
     """Frames of the clean latents, observed slots through the codec; and whether all of a row's real ones are finite,
     which its pixels no longer tell."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.rng import substream
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.objectives import cosine_transform, flow
@@ -107,7 +108,7 @@ class Observed(NamedTuple):
 
 
 def video_loss(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     key: PRNGKeyArray,
@@ -142,7 +143,7 @@ def video_loss(
 
 
 def _sketch(
-    model: Any, parameters: Any, batch: EventBatch, observed: Observed, settings: VideoSettings, portion: Portion
+    model: Model, parameters: Any, batch: EventBatch, observed: Observed, settings: VideoSettings, portion: Portion
 ) -> tuple[Any, Float[Array, ""], Metrics]:
     """What the video tower is shown of its waypoints, and the losses of waypoints, gaze and painter: sum and parts."""
     variables = {"params": parameters}
@@ -166,7 +167,7 @@ def _sketch(
 
 
 def action_loss(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     key: PRNGKeyArray,
@@ -190,7 +191,7 @@ def action_loss(
 
 
 def adaptation_loss(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     key: PRNGKeyArray,
@@ -213,7 +214,7 @@ def adaptation_loss(
 
 
 def _action_flow(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     observed: Observed,
@@ -257,7 +258,7 @@ def without_masked(batch: EventBatch) -> EventBatch:
     return batch._replace(actions=actions, state=jnp.where(batch.dof_mask, batch.state, 0.0))
 
 
-def observe(model: Any, parameters: Any, batch: EventBatch, text_mask: Bool[Array, "B S L"]) -> Observed:
+def observe(model: Model, parameters: Any, batch: EventBatch, text_mask: Bool[Array, "B S L"]) -> Observed:
     """Latents (of no gradient, and zero where masked), keyframe channel and text features of a batch."""
     latents = batch.latents
     if latents is None:
@@ -280,7 +281,7 @@ def noisy_video(
 
 
 def anchor_features(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: EventBatch,
     observed: Observed,
@@ -314,7 +315,7 @@ def action_loss_mask(batch: EventBatch) -> Bool[Array, "B A 26"]:
 
 
 def _duration_loss(
-    model: Any, parameters: Any, batch: EventBatch, observed: Observed, delta: float, portion: Portion
+    model: Model, parameters: Any, batch: EventBatch, observed: Observed, delta: float, portion: Portion
 ) -> Float[Array, ""] | None:
     """Huber loss of the predicted log number of control steps, over the segments in use; None without a head."""
     predicted = model.apply({"params": parameters}, batch, observed.keyframes, **observed.text, method="duration")
@@ -340,7 +341,7 @@ def _cosine_loss(
     return portion.mean(lambda whole: _for_draws(action_loss_mask(whole), draws))(terms, _for_draws(valid, draws))
 
 
-def _labels_of(model: Any, parameters: Any) -> Callable[[EventBatch], Any]:
+def _labels_of(model: Model, parameters: Any) -> Callable[[EventBatch], Any]:
     """What a batch says of waypoints; no parameter has a part in it."""
     return lambda batch: model.apply({"params": parameters}, batch, method="waypoint_labels")
 
