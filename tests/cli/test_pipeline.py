@@ -134,14 +134,19 @@ def test_bad_input_is_one_line_and_code_2(dataset, tmp_path, capsys, overrides, 
 
 
 def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
-    """Stage 2 without stage 1, an unknown stage, and an evaluation of nothing each say what is missing."""
+    """Stage 2 without stage 1, an unknown stage, an evaluation of nothing, a drive of it and an unknown mode
+    each say what is missing."""
     workdir = tmp_path / "run"
     assert main(arguments("curate", dataset, workdir)) == 0
     assert main([*arguments("train", dataset, workdir), "--stage", "2"]) == 2
     assert main([*arguments("train", dataset, workdir), "--stage", "7"]) == 2
     assert main(arguments("evaluate", dataset, workdir)) == 2
+    assert main([*arguments("evaluate", dataset, workdir), "--mode", "unified"]) == 2
+    assert main([*arguments("evaluate", dataset, workdir), "--mode", "dream"]) == 2
     errors = capsys.readouterr().err
     assert "video" in errors and "--stage" in errors and "action" in errors
+    assert "a finished stage 'adaptation', for unified mode" in errors
+    assert "--mode: found 'dream', expected one of ('event', 'unified')" in errors
 
 
 def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, capsys, monkeypatch):
