@@ -19,6 +19,7 @@ hypothesis.settings.load_profile("wallwm")
 
 LONGEST = (
     "cli/test_pipeline.py",
+    "journeys/test_journeys.py",
     "cli/test_joining.py",
     "train/test_processes.py",
     "train/test_mesh_tables.py",

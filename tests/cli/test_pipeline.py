@@ -15,8 +15,9 @@ from tests.core.test_files import read_only_folder
 from tests.data import lerobot_fixture
 from wallwm_jax.cli import pipeline
 from wallwm_jax.cli.main import main
-from wallwm_jax.core.errors import RunError
+from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.trees import digest
+from wallwm_jax.infer.policy import Policy
 from wallwm_jax.train import loop
 from wallwm_jax.train.checkpoint import read_checkpoint
 from wallwm_jax.train.state import TrainState
@@ -127,6 +128,56 @@ def test_data_that_changed_since_is_refused(run, dataset, tmp_path, capsys, file
     assert main([*arguments("train", dataset, workdir, RECIPE), "--stage", "1"]) == 2
     error = capsys.readouterr().err
     assert f"sources.{file}: found " in error and "--accept-change data" in error and error.count("\n") == 1
+
+
+ROBOT = {
+    "front": np.full((16, 16, 3), 90, np.uint8),
+    "wrist": np.full((16, 16, 3), 60, np.uint8),
+    "state": [0.1, 0.0, 0.2, 1.0],
+}
+
+
+@pytest.fixture(scope="module")
+def copied(run, tmp_path_factory):
+    """One step of stage action, copied without the rest of its run."""
+    step = max((run / "action" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    target = tmp_path_factory.mktemp("copied") / "action" / "checkpoints" / step.name
+    shutil.copytree(step, target)
+    return target
+
+
+def test_event_mode_needs_one_checkpoint_and_nothing_else(run, copied):
+    """Statistics, embodiment, config and architecture are in its records: the same actions as from the run's own
+    stage, and the sources that are missing say what they would need."""
+    policies = [Policy.load(path) for path in (copied, run / "action")]
+    first, second = (policy.infer(ROBOT, caption="lift the puck").actions for policy in policies)
+    np.testing.assert_array_equal(first, second)
+    said = policies[0].describe()
+    assert said["checkpoint"]["stage"] == "action" and said["checkpoint"]["step"] == int(copied.name)
+    assert said["text sources"]["caption"] == "available" and "staircase" in said["text sources"]["latents"]
+    assert policies[1].describe()["text sources"]["latents"] == "available"
+    with pytest.raises(InputError, match=r"text_source: found 'latents'.*no finished stage 'staircase'"):
+        Policy.load(copied, text_source="latents")
+
+
+def test_a_run_gives_the_last_stage_that_a_mode_can_use(run):
+    """Stage adaptation for both modes, once it is finished; a policy of stage action is not asked for chunks."""
+    for mode in ("event", "unified"):
+        said = Policy.load(run, mode=mode).describe()
+        assert said["checkpoint"]["stage"] == "adaptation" and said["image size"] == (16, 16)
+    with pytest.raises(InputError, match="found 'action', expected a checkpoint of stage 'adaptation', for unified"):
+        Policy.load(run / "action", mode="unified")
+
+
+def test_a_run_without_its_tokenizer_has_no_latents(run, tmp_path):
+    """Captions and instructions remain; another tokenizer than training's is refused."""
+    for stage in ("adaptation", "staircase"):
+        shutil.copytree(run / stage, tmp_path / stage)
+    assert "no tokenizer" in Policy.load(tmp_path).describe()["text sources"]["planner"]
+    (tmp_path / "curated").mkdir()
+    (tmp_path / "curated" / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer\.json: found another tokenizer"):
+        Policy.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -270,14 +321,19 @@ def test_seconds_that_cannot_be_written_lose_no_work(dataset, tmp_path, capsys, 
 
 
 def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
-    """Stage 2 without stage 1, an unknown stage, and an evaluation of nothing each say what is missing."""
+    """Stage 2 without stage 1, an unknown stage, an evaluation of nothing, a drive of it and an unknown mode
+    each say what is missing."""
     workdir = tmp_path / "run"
     assert main(arguments("curate", dataset, workdir)) == 0
     assert main([*arguments("train", dataset, workdir), "--stage", "2"]) == 2
     assert main([*arguments("train", dataset, workdir), "--stage", "7"]) == 2
     assert main(arguments("evaluate", dataset, workdir)) == 2
+    assert main([*arguments("evaluate", dataset, workdir), "--mode", "unified"]) == 2
+    assert main([*arguments("evaluate", dataset, workdir), "--mode", "dream"]) == 2
     errors = capsys.readouterr().err
     assert "video" in errors and "--stage" in errors and "action" in errors
+    assert "a finished stage 'adaptation', for unified mode" in errors
+    assert "--mode: found 'dream', expected one of ('event', 'unified')" in errors
 
 
 def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, capsys, monkeypatch):

@@ -64,13 +64,18 @@ def test_anchor_zero_reads_pure_noise_once(make_mode, observe):
 
 
 def test_duration_head_gives_the_length(make_mode, observe):
-    """Without steps the duration head decides (here: caption bytes and the end token), cut to the longest bucket."""
+    """Without steps the duration head decides (here: caption bytes and the end token), cut to the longest
+    bucket; of one event alone, too, whose prediction is then the same."""
     mode = make_mode()
     captions = ["lift", "open", "close it"]
     predictions = mode.predict([observe(i) for i in range(3)], captions, key=KEY, dream=False)
     assert [prediction.steps for prediction in predictions] == [5, 5, 9]
     assert [len(prediction.actions.actions) for prediction in predictions] == [5, 5, 9]
     np.testing.assert_allclose(mode.durations([observe(0)], ["lift"]), [5], rtol=1e-5)
+    mixed = mode.predict([observe(i) for i in range(3)], captions, [None, 7, None], key=KEY, dream=False)
+    assert [prediction.steps for prediction in mixed] == [5, 7, 9]
+    for place in (0, 2):
+        np.testing.assert_array_equal(mixed[place].actions.actions, predictions[place].actions.actions)
     long = mode.predict([observe(0)], ["lift"], [100], key=KEY, dream=False)[0]
     assert long.steps == 100 and long.bucket == 4 and len(long.actions.actions) == 24
 

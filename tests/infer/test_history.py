@@ -56,6 +56,24 @@ def test_a_slot_with_an_unobserved_step_is_masked(latents, stride, gaps):
     assert len(history) == sum(step > steps[-1] - 1 - 4 * latents * stride for step in steps)
 
 
+def test_the_present_observation_can_be_replaced():
+    """Asked again with another picture: the ring is as if that one alone had been pushed; the size must stay."""
+    history, expected = History(1, 1), History(1, 1)
+    for number in range(9):
+        history.push(seen(number))
+        expected.push(seen(50 if number == 8 else number))
+    history.replace(seen(50))
+    frames = np.zeros((2, 2, 4, 2, 2, 2, 3), np.uint8)
+    for ring, found in zip((history, expected), frames, strict=True):
+        ring.write(found)
+    np.testing.assert_array_equal(*frames)
+    assert history.state[0] == 50 and len(history) == len(expected)
+    with pytest.raises(InputError, match=r"observation\.views"):
+        history.replace(seen(1, size=4))
+    with pytest.raises(InputError, match="history: found no observation"):
+        History(1, 1).replace(seen(1))
+
+
 def test_an_observation_every_stride_fills_all_slots():
     """What lies between is never read: the frames are those of a history that saw every step."""
     every, second = History(2, 2), History(2, 2)

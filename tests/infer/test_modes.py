@@ -17,7 +17,7 @@ from wallwm_jax.infer.text_sources import INSTRUCTION
 class StillDriver:
     """Holds the pose for three steps, whatever it is told."""
 
-    sources, missing, watches, ends_events, steps, warm_up_steps = {INSTRUCTION: None}, {}, 0, False, 3, (3,)
+    sources, missing, watches, ends_events, steps, warm_up_steps = (INSTRUCTION,), {}, 0, False, 3, (3,)
     timer = None
 
     def __init__(self, run, embodiment):

@@ -150,6 +150,7 @@ def test_a_refused_call_leaves_the_rollout_as_it_was(policy, robot):
     clean, clumsy = policy("unified"), policy("unified")
     for one in (clean, clumsy):
         one.infer(robot(0), caption="lift")
+        one.observe(robot(2))
     with pytest.raises(InputError, match="caption of robot 0: found None"):
         clumsy.infer(robot(5))
     with pytest.raises(InputError, match="camera 'front'"):
@@ -160,6 +161,8 @@ def test_a_refused_call_leaves_the_rollout_as_it_was(policy, robot):
     np.testing.assert_array_equal(*results)
     with pytest.raises(InputError, match="elapsed: found 0"):
         clumsy.infer(robot(1), caption="lift", elapsed=0)
+    with pytest.raises(InputError, match="event steps: found 0"):
+        policy("event").infer(robot(0), caption="lift", steps=0)
 
 
 def test_told_nothing_it_holds_still_and_says_so(policy, robot):

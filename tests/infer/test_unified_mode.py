@@ -158,6 +158,17 @@ def test_an_instruction_is_encoded_once(make_mode, observe):
     assert encoded[-1] == ["chunk 0", "chunk 1"] and asked == requests[:2]
 
 
+def test_a_blank_caption_tells_nothing(make_mode, observe):
+    """Its row is masked altogether, so that the mode holds still; a caption that nobody gave is refused."""
+    source = CaptionSource(make_mode().encode)
+    told = source.condition([Request(observe(0), caption="lift"), Request(observe(1), caption=" ")])
+    assert told.mask.any((1, 2)).tolist() == [True, False]
+    with pytest.raises(InputError, match="caption of robot 3: found None"):
+        source.condition([Request(observe(0), scene=3)])
+    with pytest.raises(InputError, match="instruction of robot 0: found ' '"):
+        InstructionSource(make_mode().encode).condition([Request(observe(0), " ")])
+
+
 def test_masked_text_has_no_influence(make_mode, seen):
     """Whatever a source leaves in masked tokens, even what is no number, changes no bit."""
     mode = make_mode()

@@ -1,7 +1,7 @@
 """What an inference mode offers to whoever serves robots with it: a policy, the closed loop, the rollouts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,7 +82,7 @@ class Driver(Protocol):
     """An inference mode of a trained run. It keeps nothing of the robots that it serves.
 
     Attributes:
-      sources: what can say the text, by name.
+      sources: names of what can say the text.
       missing: why a known source is not among them, by name.
       watches: control steps between the observations that the mode's history is made of; 0 for a mode without one.
       ends_events: whether a prediction is an event, of whose end the mode decides; False: a chunk of fixed length.
@@ -93,7 +93,7 @@ class Driver(Protocol):
     """
 
     embodiment: Embodiment
-    sources: Mapping[str, Any]
+    sources: Collection[str]
     missing: Mapping[str, str]
     watches: int
     ends_events: bool

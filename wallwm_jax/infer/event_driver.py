@@ -75,7 +75,8 @@ class EventDriver:
         if not busy:
             return found
         text = self.sources[source].condition([asked[place] for place in busy])
-        counts = [steps[place] or self._expected(source, events[place]) for place in busy]
+        asked_for = [(steps[place], self._expected(source, events[place])) for place in busy]
+        counts = [wanted if wanted is not None else expected for wanted, expected in asked_for]
         observations = [asked[place].observation for place in busy]
         predictions = self.mode.predict(observations, text, counts, key=key, dream=dream)
         for place, said in zip(busy, predictions, strict=True):

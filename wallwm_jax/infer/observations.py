@@ -78,7 +78,8 @@ def robot_observation(
         seen = Observation(views, view_mask, _state(state, embodiment), embodiment.dof_mask)
     else:
         raise InputError("observation", type(given).__name__, "an Observation or a dictionary")
-    check_state("observation: state", seen.state, seen.dof_mask)
+    # What is commanded is decoded relative to the state, whether or not the observation says that it was measured.
+    check_state("observation: state", seen.state, seen.dof_mask | embodiment.dof_mask)
     return seen
 
 

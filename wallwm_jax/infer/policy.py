@@ -336,9 +336,9 @@ class Policy:
             for elapsed, observation in (*request.watched, (request.elapsed, request.observation)):
                 if elapsed > rollout.seen:
                     rollout.history.push(observation, elapsed - rollout.seen)
+                    rollout.seen = elapsed
                 elif elapsed == rollout.seen:  # asked again, after a request that was refused
                     rollout.history.replace(observation)
-                rollout.seen = elapsed
         return rollout
 
     def _remember(self, rollout: _Rollout, request: Request, prediction: Prediction) -> None:

@@ -2,8 +2,8 @@
 
 import jax
 import numpy as np
-from wallwm_jax.data.event_batch import make_event_batch
 
+from wallwm_jax.data.event_batch import make_event_batch
 from wallwm_jax.models.initialise import abstract_inputs, init_parameters
 from wallwm_jax.models.variants import variant
 from wallwm_jax.models.world_action import WorldAction
