@@ -134,9 +134,8 @@ def late(settings, declarations, mesh):
 
 def test_a_function_gets_its_options_and_what_it_asks_for():
     """Options by name, the schedule as its rate, and declarations, mesh and settings by the names of its parameters."""
-    chosen = dataclasses.replace(
-        settings(f"{__name__}:asks"), optimizer_options={"decay": 0.5}, schedule="constant", learning_rate=0.2
-    )
+    rates = {"steps": 60, "warmup_steps": 0, "schedule": "constant", "learning_rate": 0.2}
+    chosen = OptimizerSettings(optimizer=f"{__name__}:asks", optimizer_options={"decay": 0.5}, **rates)
     transformation = build_optimizer(chosen, DECLARATIONS, abstract_mesh("laptop", 1))
     parameters = tree(1)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
