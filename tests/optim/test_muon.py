@@ -199,7 +199,8 @@ def test_matrices_are_taken_as_the_dtype_of_products_wants_them(stacked):
     shape = jax.ShapeDtypeStruct((6, 512, 512) if stacked else (512, 512), jnp.float32)
     gradients = dict.fromkeys(rules, shape)
     for products, expected in (("float32", (512, 512)), ("bfloat16", (6, 512, 512))):
-        transformation = scale_by_muon(rules, MuonSettings(products=products))
+        settings = MuonSettings(products=products, iteration="direct", halves=False)
+        transformation = scale_by_muon(rules, settings)
         state = jax.eval_shape(transformation.init, gradients)
         assert product_shapes(jax.make_jaxpr(transformation.update)(gradients, state).jaxpr) == {expected}
 

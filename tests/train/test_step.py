@@ -11,15 +11,17 @@ import pytest
 
 from tests.train.test_fit import Silent
 from tests.train.toy import TOY, toy_data, toy_parameters, toy_run, toy_start
-from wallwm_jax.core.mesh import batch_sharding
+from wallwm_jax.core.axes import declare
+from wallwm_jax.core.mesh import abstract_mesh, batch_sharding, parameter_shardings, replicated
 from wallwm_jax.core.trees import digest, named_leaves
 from wallwm_jax.optim import freeze
+from wallwm_jax.optim.builder import OptimizerSettings, build_optimizer
 from wallwm_jax.train.families import family_of, stages_of
 from wallwm_jax.train.fit import fit, make_programs
 from wallwm_jax.train.metrics import read_metrics
 from wallwm_jax.train.nonfinite import SkipWatch
 from wallwm_jax.train.prefetch import to_mesh
-from wallwm_jax.train.state import averaged_parameters
+from wallwm_jax.train.state import averaged_parameters, placement_by
 
 
 @pytest.fixture(scope="module", params=[stage.name for stage in stages_of()])
@@ -150,3 +152,29 @@ def test_the_line_has_the_rate_of_every_group(tmp_path, optimizer, rates):
     line = read_metrics(tmp_path / "metrics.jsonl")[-1]
     found = {name: value for name, value in line.items() if name.startswith("learning_rate")}
     assert found == pytest.approx(rates)
+
+
+def averaged(learning_rate):
+    """Moments inside a state of nested wrappers."""
+    labels = {"w": "slow", "b": "fast"}
+    groups = {"slow": optax.adamw(learning_rate), "fast": optax.lion(learning_rate)}
+    return optax.MultiSteps(optax.partition(groups, labels), 2).gradient_transformation()
+
+
+@pytest.mark.parametrize("name", ["optax:lion", "optax:adamw", "optax:adafactor", f"{__name__}:averaged"])
+def test_a_foreign_optimizers_state_lies_like_the_parameters(name):
+    """On a mesh that cuts them, everything in it that has a parameter's shape; what has none is on every device."""
+    declarations = {"w": declare("embed -> mlp"), "b": declare("mlp")}
+    shapes = {"w": jax.ShapeDtypeStruct((256, 512), jnp.float32), "b": jax.ShapeDtypeStruct((512,), jnp.float32)}
+    mesh = abstract_mesh("eight_devices", 8)
+    expected = parameter_shardings(shapes, declarations, mesh)
+    assert not any(one.is_fully_replicated for one in expected.values())
+    optimizer = build_optimizer(OptimizerSettings(steps=10, warmup_steps=1, optimizer=name), declarations)
+    state, place = jax.eval_shape(optimizer.init, shapes), placement_by(shapes, declarations, mesh)
+    mirrored = 0
+    for path, leaf in named_leaves(state).items():
+        key = path.split("/")[-1]
+        like = key in shapes and shapes[key].shape == leaf.shape
+        assert place(path, leaf.shape) == (expected[key] if like else replicated(mesh)), path
+        mirrored += like
+    assert mirrored >= 1
