@@ -1,12 +1,10 @@
-"""How the command line finds what evaluates and drives a family."""
+"""How the command line finds what evaluates a family."""
 
 import ml_collections
 import pytest
 
-from tests.train.toy import toy_family
-from wallwm_jax.cli.families import COMMANDS, Commands, commands_of, commands_of_mode
+from wallwm_jax.cli.families import COMMANDS, Commands, commands_of
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.train.families import FAMILIES
 
 
 def toy_commands():
@@ -28,16 +26,6 @@ def test_a_family_has_its_own_row():
     assert commands_of("world_action").family == "world_action" and commands_of("reasoner") is None
     toys = toy_commands()
     assert commands_of("toys", (*COMMANDS, toys)) is toys and commands_of("toys") is None
-
-
-def test_a_mode_belongs_to_the_family_that_has_it():
-    """Among several families; an unknown one is told the nearest of all."""
-    toys, families = toy_commands(), (*FAMILIES, toy_family(modes=("roll",)))
-    table = (*COMMANDS, toys)
-    assert commands_of_mode("roll", families, table) is toys
-    assert commands_of_mode("unified", families, table).family == "world_action"
-    with pytest.raises(InputError, match=r"--mode: found 'rolls', .*'event', 'roll', 'unified'.*nearest: 'roll'"):
-        commands_of_mode("rolls", families, table)
 
 
 def test_what_a_config_lacks_is_named():
