@@ -12,7 +12,7 @@ from typing import NamedTuple
 import ml_collections
 from rich.console import Console
 
-from wallwm_jax.cli.families import COMMANDS, Commands, commands_of, commands_of_mode
+from wallwm_jax.cli.families import Commands, commands_of, commands_of_mode
 from wallwm_jax.core.config import load, to_json
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.files import check_writable, write_durably
@@ -67,8 +67,8 @@ def open_run(specification: str, overrides: list[str], workdir: str, families: F
                 settings = family.check_config(stage, config)
             if stage in recipe:
                 family.check_mesh(stage, config, mesh, settings.run.accumulate)
-    for commands in COMMANDS:
-        if commands.is_described(config):
+    for commands in (commands_of(family.name) for family in families):
+        if commands is not None and commands.is_described(config):
             commands.check(config)
     check_writable(pathlib.Path(workdir), "--workdir")
     return RunFolder(config, pathlib.Path(workdir), families)
@@ -115,6 +115,7 @@ def record(folder: RunFolder) -> None:
     """Records the config's simulated episodes if it asks for them and they are not there."""
     from wallwm_jax.cli import recording
 
+    require_sections(folder.config, ("dataset",), "recording")
     wanted, root = folder.config.dataset.record_episodes, pathlib.Path(folder.config.dataset.root)
     if wanted and not root.exists():
         with _timed(folder, "record"):
@@ -126,6 +127,7 @@ def curate(folder: RunFolder) -> None:
     from wallwm_jax.data.curation.curate import CurationSettings
     from wallwm_jax.data.curation.curate import curate as curate_dataset
 
+    require_sections(folder.config, ("dataset", "data"), "curating")
     dataset = folder.config.dataset
     settings = CurationSettings.from_config(folder.config)
     with _timed(folder, "curate"):

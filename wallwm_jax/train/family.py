@@ -11,7 +11,6 @@ from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.mesh import check_batch
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.models.variants import Variant
 from wallwm_jax.train.run import StageData
 from wallwm_jax.train.settings import StageSettings, stage_settings
 from wallwm_jax.train.stages import Stage, batch_rows
@@ -36,8 +35,9 @@ class ModelFamily:
       data: `data(stage, config, curated, eval_batches)` gives training batches and `eval_batches` held-out ones.
       planned: `planned(config, views, remat)` gives the model for `views` cameras as a step is planned with it: without
         data or pretrained parts, with another `remat` unless that is None.
-      variant: `variant(model)` gives the world model's sizes, which decide the shapes of pictures in a batch.
-      check: `check(stage, config)` raises InputError for a model that a config cannot have.
+      variant: `variant(model)` gives the sizes that `Batches.sizes` reads, such as those of pictures.
+      check: `check(stage, config)` raises InputError for a model that cannot be, and for sections that contradict each
+        other.
       check_towers: `check_towers(stage, config, mesh)` raises InputError for towers that the mesh does not divide.
     """
 
@@ -50,7 +50,7 @@ class ModelFamily:
     init: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
     data: Callable[[Stage, ml_collections.ConfigDict, CuratedDataset, int], StageData]
     planned: Callable[[ml_collections.ConfigDict, int, str | None], Any]
-    variant: Callable[[Any], Variant]
+    variant: Callable[[Any], Any]
     check: Callable[[Stage, ml_collections.ConfigDict], None] = _no_check
     check_towers: Callable[[Stage, ml_collections.ConfigDict, Mesh | AbstractMesh], None] = _no_check
 

@@ -39,8 +39,8 @@ class Batches:
       sections: top-level sections of the config that decide what is drawn.
       layers: paths of the config sections that hold the settings; a key of an earlier one overrides a later one's.
       sources: files of a curated dataset that batches are drawn from. A dataset may lack some of them.
-      sizes: `sizes(stage, config, variant)` maps the letters of the annotations to the sizes that the config gives,
-        except B (rows), V (views) and D, which are the same for every kind.
+      sizes: `sizes(stage, config, variant)` maps the letters of the annotations to sizes, from the config and from
+        `ModelFamily.variant`; all but B (rows), V (views) and D, which are the same for every kind.
       tokens: `tokens(model, batch)` counts the tokens of a batch in which every slot is taken.
       check: `check(stage, config)` raises InputError for settings that cannot be.
       prepare: `prepare(stage, config, folder)` writes what the batches need into the curated dataset's folder, unless
