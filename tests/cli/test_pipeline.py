@@ -164,7 +164,7 @@ def test_a_run_gives_the_last_stage_that_a_mode_can_use(run):
     """Stage adaptation for both modes, once it is finished; a policy of stage action is not asked for chunks."""
     for mode in ("event", "unified"):
         said = Policy.load(run, mode=mode).describe()
-        assert said["checkpoint"]["stage"] == "adaptation" and said["image size"] == (16, 16)
+        assert said["checkpoint"]["stage"] == "adaptation" and said["image size"] == [16, 16]
     with pytest.raises(InputError, match="found 'action', expected a checkpoint of stage 'adaptation', for unified"):
         Policy.load(run / "action", mode="unified")
 

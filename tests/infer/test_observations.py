@@ -97,7 +97,7 @@ def test_what_is_no_observation_is_refused(embodiment):
         ((1, 0, 0, -1, 0, 0), "parallel"),
     ],
 )
-def test_a_rotation_that_is_none_is_refused_by_name(arm, columns, fault):
+def test_a_degenerate_rotation_is_refused_by_name(arm, columns, fault):
     """Gram-Schmidt would make NaN of it. An arm that the robot does not have may hold anything."""
     seen = blank_observation(BIMANUAL, (8, 8))
     check_state("state", seen.state, seen.dof_mask)

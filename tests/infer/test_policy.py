@@ -220,7 +220,7 @@ def test_a_policy_describes_itself(policy):
     }
 
 
-def test_a_rotation_that_is_none_never_reaches_the_network(statistics, known_flow):
+def test_a_degenerate_rotation_never_reaches_the_network(statistics, known_flow):
     """Both modes and the policy refuse it by name, where it became actions that are no numbers."""
     names = {name: name for name in UNIFIED_NAMES}
     bimanual = Embodiment("bimanual", 20.0, ("front", "wrist"), "state", "action", names, names)

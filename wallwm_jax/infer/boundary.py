@@ -1,4 +1,4 @@
-"""What is asserted of actions before they leave for a robot (chex)."""
+"""chex assertions on actions before they are returned to the caller, who sends them to a robot."""
 
 import chex
 import numpy as np
@@ -8,8 +8,8 @@ from wallwm_jax.core.types import UNIFIED_DIMENSION, ActionChunk
 
 
 def assert_sendable(unified: ActionChunk, commands: Float[np.ndarray, "A n"], names: tuple[str, ...]) -> None:
-    """Raises AssertionError unless a chunk and its commands in the robot's layout agree in shape, are float32, and
-    hold finite numbers alone. That would be a fault of this library, never of its input."""
+    """Raises AssertionError unless the chunk and its commands in the robot's layout are float32, finite and of matching
+    shapes. A failure is a bug in this library, not bad input."""
     steps = len(unified.actions)
     chex.assert_shape(unified.actions, (steps, UNIFIED_DIMENSION))
     chex.assert_shape(unified.step_mask, (steps,))

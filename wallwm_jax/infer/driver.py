@@ -1,4 +1,4 @@
-"""What an inference mode offers to whoever serves robots with it: a policy, the closed loop, the rollouts."""
+"""The interface between an inference mode and the code that serves robots with it: policy, closed loop, rollouts."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -16,19 +16,19 @@ from wallwm_jax.infer.safety import Failure, hold
 from wallwm_jax.infer.stage_timer import StageTimer
 
 WAIT = 4
-"""Control steps for which a robot holds its pose when its planner takes the task to be done."""
+"""Control steps for which a robot holds its pose when its planner considers the task done."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicySettings:
-    """How a policy serves.
+    """Settings of a policy.
 
     Attributes:
-      rows: robots that are served together; programs are compiled for this many, and fewer are padded.
-      reasoning_rows: the same for the vision-language side; None for `rows`.
-      seed: of the noise of calls that bring no key.
-      checks: whether shapes, dtypes and finiteness of actions are asserted before they leave.
-      timings: whether every stage is waited for and timed; without it a result's `seconds` holds the total alone.
+      rows: batch size that programs are compiled for; smaller batches are padded.
+      reasoning_rows: batch size of the vision-language side; None for `rows`.
+      seed: seed of the noise of calls without a key.
+      checks: assert shapes, dtypes and finiteness of the actions before they are returned (`infer.boundary`).
+      timings: synchronise after every stage and record its seconds; otherwise only the total is recorded.
     """
 
     rows: int = 1
@@ -44,52 +44,52 @@ class PolicySettings:
                 raise InputError(f"policy.{field}", value, "at least 1")
 
     def timer(self) -> StageTimer | None:
-        """A new timer, if stages are timed."""
+        """A new timer if `timings` is on, else None."""
         return StageTimer() if self.timings else None
 
 
 class Prediction(NamedTuple):
-    """What a mode says of one request."""
+    """A mode's answer to one request."""
 
     actions: ActionChunk
     """Absolute unified poses (world frame), one a control step: finite and within limits, or holding still."""
     steps: int
-    """Control steps that were asked for or expected; `actions` holds fewer if the mode cannot predict so many."""
+    """Control steps requested or expected; `actions` holds fewer if the mode cannot predict that many."""
     frames: UInt8[np.ndarray, "T V H W 3"] | None = None
     """The current observation and the dreamt frames; None without a dream, or after a failure."""
     failure: Failure | None = None
-    """Why `actions` holds still instead of what the network said."""
+    """Why `actions` holds the pose instead of following the network."""
     clipped: int = 0
-    """Numbers of `actions` that were beyond the limits."""
+    """How many values of `actions` were clipped to the limits."""
     caption: str | None = None
-    """The event that the actions perform, where somebody has put it into words."""
+    """The event being performed; None if the text source does not put it into words."""
     ends_event: bool = False
-    """Whether the actions go to the end of an event."""
+    """True if the actions run to the end of an event."""
     over: str | None = None
-    """The caption of an event that is expected to be over once the actions have been executed."""
+    """Caption of an event that is expected to be complete once the actions have been executed."""
     finished: bool = False
-    """Whether the model's planner takes the task to be done; the actions then hold the pose for a moment."""
+    """True if the planner considers the task done; the actions then hold the pose for `WAIT` steps."""
 
 
 def waiting(request: Request, control_hz: float) -> Prediction:
-    """The robot's pose for `WAIT` control steps, because nothing is left to do."""
+    """Holds the robot's pose for `WAIT` control steps: the task is done."""
     seen = request.observation
     return Prediction(hold(seen.state, seen.dof_mask, WAIT, control_hz), WAIT, finished=True)
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """An inference mode of a trained run. It keeps nothing of the robots that it serves.
+    """An inference mode of a trained run. Stateless: per-robot history and memory are passed in.
 
     Attributes:
-      sources: names of what can say the text.
-      missing: why a known source is not among them, by name.
-      watches: control steps between the observations that the mode's history is made of; 0 for a mode without one.
-      ends_events: whether a prediction is an event, of whose end the mode decides; False: a chunk of fixed length.
-      steps: the most control steps of one prediction.
-      warm_up_steps: numbers of steps for which `predict` compiles everything that it can ever run.
-      origin: stage, step and number of parameters of the checkpoint, for people.
-      timer: measures the stages, if there is one.
+      sources: names of the available text sources.
+      missing: the reason why each other known source is unavailable, by name.
+      watches: control steps between the observations of the history; 0 for a mode without a history.
+      ends_events: True if a prediction is a whole event; False if it is a chunk of fixed length.
+      steps: maximum number of control steps of a prediction.
+      warm_up_steps: values of `steps` that together make `predict` compile every program it can run.
+      origin: stage, step and parameter count of the checkpoint, for display.
+      timer: records the seconds of each stage; None to leave stages unsynchronised.
     """
 
     embodiment: Embodiment
@@ -103,7 +103,7 @@ class Driver(Protocol):
     timer: StageTimer | None
 
     def history(self) -> History | None:
-        """An empty history for one robot; None for a mode that reads none."""
+        """An empty history for one robot; None for a mode without a history."""
 
     def predict(
         self,
@@ -115,5 +115,5 @@ class Driver(Protocol):
         key: PRNGKeyArray,
         dream: bool = False,
     ) -> list[Prediction]:
-        """A prediction for each request; the present observation is the last of its history. The i-th uses the i-th
-        stream of `key`. Raises InputError for requests that cannot be answered."""
+        """One prediction per request, whose observation is the last in its history. Prediction i uses the i-th stream
+        of `key`. Raises InputError for an invalid request."""

@@ -1,4 +1,4 @@
-"""Event mode behind the driver's interface: an event at a time, its length from a head (WALL-WM §7)."""
+"""The driver of event mode: one whole event per prediction (WALL-WM §7)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from wallwm_jax.infer.text_sources import CAPTION, PLANNER
 
 
 class EventDriver:
-    """Serves robots with `mode`, on text from people or, with `reasoning`, from the vision-language side."""
+    """Adapts `EventMode` to the `Driver` interface; `reasoning` adds the text sources "latents" and "planner"."""
 
     watches, ends_events = 0, True
 
@@ -67,7 +67,7 @@ class EventDriver:
         key: PRNGKeyArray,
         dream: bool = False,
     ) -> list[Prediction]:
-        """As `Driver.predict`. The i-th robot that has something to do uses the i-th stream of `key`."""
+        """As `Driver.predict`, except that robots whose task is done are skipped in the numbering of noise streams."""
         length = self.mode.settings.window.text_length
         asked, events = with_next_events(source, self._reasoning, requests, length)
         found = [waiting(request, self.embodiment.control_hz) for request in asked]
@@ -95,7 +95,7 @@ class EventDriver:
 
 
 def load_event_driver(run: TrainedRun, settings: PolicySettings) -> EventDriver:
-    """Event mode on the last finished of the stages adaptation and action."""
+    """Event mode on stage adaptation if it is finished, else on stage action."""
     timer, world = settings.timer(), run.world(("adaptation", "action"), "event")
     config = run.config_of(world.checkpoint)
     chosen = dataclasses.replace(EventModeSettings.from_config(config), rows=settings.rows)

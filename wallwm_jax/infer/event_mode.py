@@ -130,8 +130,8 @@ class EventMode:
             dream: whether to finish the video; without it only the forward passes that the actions need are run.
 
         Raises:
-            InputError: captions and observations do not match, a caption is too long, a state is not finite or has a
-                rotation that is none, steps are not positive, or are None for a model without a duration head.
+            InputError: captions and observations do not match, a caption is too long, a state is not finite or has
+                a degenerate rotation, or steps are not positive, or are None for a model without a duration head.
         """
         check_observations(observations)
         text = self.programs.condition(captions, len(observations))

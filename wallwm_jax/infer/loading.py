@@ -1,7 +1,7 @@
-"""A trained run on disk as inference reads it: which stages are finished, the model of one, the vision-language side.
+"""Reads trained runs for inference: finished stages, world models and the vision-language side.
 
 A checkpoint's records hold its architecture, config, statistics and embodiment: the world model needs nothing else. The
-vision-language side also needs the tokenizer, which lies in the run's curated dataset.
+vision-language side also needs the tokenizer from the run's curated dataset.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ LAYOUT = "a run's folder, <run>/<stage>, <run>/<stage>/checkpoints or one step o
 
 
 class World(NamedTuple):
-    """A world model with what its checkpoint says of it."""
+    """A world model with the embodiment and statistics of its checkpoint."""
 
     model: WorldAction
     checkpoint: Checkpoint
     embodiment: Embodiment
     statistics: Statistics
     origin: Mapping[str, Any]
-    """Stage, step and number of parameters, for people."""
+    """Stage, step and parameter count, for display."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,8 @@ class TrainedRun:
     Attributes:
       workdir: holds a folder for each stage.
       curated: the curated dataset; only its tokenizer and picture size are read.
-      config: settings of inference and windows; None takes those that each checkpoint was trained with.
-      stage: the one stage whose world model may be used; None leaves the choice to the mode.
+      config: settings of inference and windows; None for the config stored in each checkpoint.
+      stage: the only stage whose world model may be used; None lets the mode choose.
       step: the checkpoint of `stage`; None for the last one of a finished stage.
     """
 
@@ -65,9 +65,9 @@ class TrainedRun:
 
     @classmethod
     def find(cls, path: str | pathlib.Path) -> "TrainedRun":
-        """The run that a path lies in: its own folder, a stage's, that stage's checkpoints, or one step of them.
+        """The run that a path belongs to: a run folder, a stage folder, its checkpoints folder or a single step.
 
-        A step that is named like this need not be its stage's last. Raises InputError if the path is none of these.
+        A step named explicitly may be from the middle of its stage. Raises InputError for any other path.
         """
         given = pathlib.Path(path).absolute()
         if not given.is_dir():
@@ -113,9 +113,9 @@ class TrainedRun:
         return file_digest(directory / str(committed_steps(directory)[-1]) / MANIFEST)
 
     def world(self, stages: Sequence[str], mode: str) -> World:
-        """The world model of the first of `stages` that is finished, or of the checkpoint that the run was given by.
+        """The world model of the first finished stage in `stages`, or of the checkpoint that `find` was given.
 
-        Raises InputError if there is none, or if that checkpoint is of another stage than `mode` works with.
+        Raises InputError if there is none, or if that checkpoint's stage is not in `stages`; `mode` is for the message.
         """
         if self.stage is not None and self.stage not in stages:
             expected = f"a checkpoint of {_either(stages)}, for {mode} mode"
@@ -138,7 +138,7 @@ class TrainedRun:
         return World(model_of(records.model), checkpoint, embodiment, statistics, origin)
 
     def config_of(self, checkpoint: Checkpoint) -> ml_collections.ConfigDict:
-        """The run's config, or the one that the checkpoint was trained with."""
+        """The run's config if given, else the one stored in the checkpoint."""
         if self.config is not None:
             return self.config
         return ml_collections.ConfigDict(dict(checkpoint.records.config))
@@ -146,7 +146,7 @@ class TrainedRun:
     def reasoning(
         self, rows: int = ReasoningSettings.rows, timer: StageTimer | None = None
     ) -> tuple[Reasoning | None, dict[str, str]]:
-        """The vision-language side; or None, and by the name of each text source that needs it what is missing."""
+        """The vision-language side, or None and the reason for each text source that needs it."""
         checkpoint, path = self.finished("staircase"), self.curated / TOKENIZER
         missing = None if checkpoint else f"no finished stage 'staircase' in {self.workdir}"
         if missing is None and not path.is_file():

@@ -1,4 +1,4 @@
-"""The inference modes as a table. A new mode is one file with a driver and its loader, and one row here."""
+"""The table of inference modes. To add one, write a file with its driver and loader, and add a row here."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ class InferenceMode:
     """One row.
 
     Attributes:
-      name: by which people choose it.
-      load: makes the mode's driver from a trained run; raises InputError naming what the run lacks.
-      source: the text source of a policy that names none.
-      compared: the text sources that the closed loop compares, where the run has them: name -> title of the result.
-      baselines: whether the closed loop also drives the scripted expert and a robot that holds still.
+      name: the name by which it is selected.
+      load: builds the driver from a trained run; raises InputError naming what the run lacks.
+      source: the default text source.
+      compared: text sources that the closed loop compares if available: name -> title of the result.
+      baselines: whether the closed loop also runs the scripted expert and the hold-still baseline.
       family: the model family (`train.families`) whose runs it serves.
     """
 

@@ -1,4 +1,4 @@
-"""What a robot shows: its own dictionary as an `Observation`, and the checks that every observation passes."""
+"""Converts a robot's own dictionary to an `Observation`, and validates observations."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from wallwm_jax.core.types import ARMS, LEFT_ARM, RIGHT_ARM, ROTATION, UNIFIED_D
 from wallwm_jax.data.embodiment import Embodiment
 
 SMALLEST_SINE = 1e-3
-"""Rotation columns that enclose a smaller angle (0.06 degrees) are parallel: the rest is rounding."""
+"""Sine of the smallest angle between two rotation columns (0.06 degrees); anything smaller is rounding error."""
 STATE, CAMERAS = "state", ("views", "cameras")
 """Keys of a robot's dictionary."""
 
@@ -27,10 +27,10 @@ def check_observations(observations: Sequence[Observation]) -> None:
 
 
 def check_state(field: str, state: Float[np.ndarray, "26"], dof_mask: Bool[np.ndarray, "26"]) -> None:
-    """Raises InputError, beginning with `field`, for a state that cannot be acted from.
+    """Raises InputError, whose message starts with `field`, for a non-finite state or a degenerate rotation.
 
-    Every degree of freedom in `dof_mask` must be finite, and the rotation of every arm in it must be one: its two
-    columns span a plane, so that Gram-Schmidt gives a rotation matrix.
+    Every degree of freedom in `dof_mask` must be finite. For every arm whose rotation is in `dof_mask`, the two columns
+    must be non-zero and non-parallel, so that Gram-Schmidt yields a rotation matrix.
     """
     bad = np.flatnonzero(~np.isfinite(state) & dof_mask)
     if bad.size:
@@ -54,14 +54,14 @@ def _fault_of_rotation(columns: Float[np.ndarray, "6"]) -> str | None:
 def robot_observation(
     given: Observation | Mapping[str, Any], embodiment: Embodiment, image_size: tuple[int, int] | None = None
 ) -> Observation:
-    """An observation from what a robot hands over.
+    """Validates an observation, converting it from the robot's own dictionary if necessary.
 
     Args:
         given: an `Observation`, or a dictionary with one uint8 picture [H, W, 3] for every camera of the embodiment,
             under its name, either beside the other keys or together under "views" or "cameras"; and "state", either
             a dictionary of numbers by the robot's own names or an array in the order of the embodiment's `state`
-            (metres, radians, gripper from 0 closed to 1 open). A picture that is None says that the camera is absent:
-            it is masked out.
+            (metres, radians, gripper from 0 closed to 1 open). A picture that is None marks its camera as absent; it is
+            masked out.
         image_size: height and width that pictures must have; None accepts any, equal for all cameras.
 
     Raises:
@@ -78,13 +78,13 @@ def robot_observation(
         seen = Observation(views, view_mask, _state(state, embodiment), embodiment.dof_mask)
     else:
         raise InputError("observation", type(given).__name__, "an Observation or a dictionary")
-    # What is commanded is decoded relative to the state, whether or not the observation says that it was measured.
+    # Every commanded degree of freedom is decoded relative to the state, even if the observation masks it.
     check_state("observation: state", seen.state, seen.dof_mask | embodiment.dof_mask)
     return seen
 
 
 def blank_observation(embodiment: Embodiment, image_size: tuple[int, int]) -> Observation:
-    """Black pictures, and arms at the origin without a turn: what programs are compiled on before a robot moves."""
+    """Black pictures, arms at the origin with identity rotation: a valid observation to compile programs with."""
     state = np.zeros(UNIFIED_DIMENSION, np.float32)
     for arm in ARMS:
         state[arm][ROTATION] = (1, 0, 0, 0, 1, 0)

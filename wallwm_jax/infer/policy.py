@@ -1,4 +1,4 @@
-"""A trained policy: load it, show it what the robot sees, send what it answers.
+"""A trained policy: load it, pass in observations, send the returned actions to the robot.
 
     policy = Policy.load("runs/tabletop", mode="event")
     policy.warm_up()
@@ -6,8 +6,8 @@
     for command in result.actions:  # [A, n], one a control step, in the order of result.names
         robot.send(command)
 
-A policy keeps what a rollout needs from one call to the next: the history of observations, the captions of past
-events, the number of calls. `reset` forgets it.
+A policy keeps per-rollout state between calls: the observation history, the captions of past events, and the number of
+calls. `reset` clears it.
 """
 
 import dataclasses
@@ -18,65 +18,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray, UInt8
+from jaxtyping import Float, PRNGKeyArray
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream, substream
-from wallwm_jax.core.types import ActionChunk, Observation
+from wallwm_jax.core.types import Observation
 from wallwm_jax.data.embodiment import unit
 from wallwm_jax.infer.boundary import assert_sendable
 from wallwm_jax.infer.driver import Driver, PolicySettings, Prediction
 from wallwm_jax.infer.history import History
+from wallwm_jax.infer.inference import Inference
 from wallwm_jax.infer.loading import TrainedRun
 from wallwm_jax.infer.modes import MODES, InferenceMode, mode_of
 from wallwm_jax.infer.observations import blank_observation, robot_observation
 from wallwm_jax.infer.request import Request
-from wallwm_jax.infer.safety import Failure
 
 HOST, TOTAL = "host", "total"
 
 
-@dataclasses.dataclass(frozen=True)
-class Inference:
-    """What a robot is to do next, and how that came about."""
-
-    actions: Float[np.ndarray, "A n"]
-    """In the robot's own layout: one command a control step, its numbers in the order of `names`."""
-    names: tuple[str, ...]
-    """The robot's names of what is commanded (the embodiment's `action` entries)."""
-    unified: ActionChunk
-    """The same in the unified layout."""
-    steps: int
-    """Control steps that were asked for or expected; `actions` holds fewer if the mode cannot predict so many."""
-    source: str
-    """Who said what to do: the name of the text source."""
-    caption: str | None
-    """The event that is performed, where it was put into words."""
-    finished: bool
-    """Whether the model's planner takes the task to be done; `actions` then hold the pose for a moment."""
-    ends_event: bool
-    """Whether the actions go to the end of an event (event mode)."""
-    failure: Failure | None
-    """Why the actions hold the pose instead of what the network said; None if they don't."""
-    clipped: int
-    """Numbers of the actions that were beyond the robot's recorded range, and were brought back to its limits."""
-    dreamt: bool
-    """Whether a dream was asked for."""
-    frames: UInt8[np.ndarray, "T V H W 3"] | None
-    """The dream: the current pictures and those to come; None unless it was asked for, and after a failure."""
-    seconds: Mapping[str, float]
-    """Synchronised seconds of every stage of the call that answered (all its robots together): "text", "encode",
-    "noise", "video", "action", "decode", "reasoning", "compile" as far as they were run, "host" for the rest, and
-    "total". Without `PolicySettings.timings`, "total" alone."""
-
-    def command(self, step: int) -> dict[str, float]:
-        """The command of one control step by the robot's names."""
-        return dict(zip(self.names, self.actions[step].tolist(), strict=True))
-
-
 @dataclasses.dataclass
 class _Rollout:
-    """What is kept of one robot between two calls."""
+    """State of one robot between calls."""
 
     history: History | None
     done: tuple[str, ...] = ()
@@ -86,11 +48,11 @@ class _Rollout:
 
 
 class Policy:
-    """One inference mode of a trained run, on text from a source that can be changed in mid-rollout.
+    """One inference mode of a trained run. The text source can be switched in the middle of a rollout.
 
-    `infer` serves one robot and keeps count of its steps; `act` serves many, whose callers do. Calls without a key draw
-    from a stream of the settings' seed and the number of calls since `reset`, so that a rollout is a function of those
-    and of what it is shown.
+    `infer` serves one robot and counts its control steps; `act` serves a batch of robots whose steps the caller counts.
+    Without an explicit key, the noise is a function of the settings' seed and the number of calls since `reset`, so a
+    rollout is reproducible from its seed and observations.
     """
 
     def __init__(
@@ -117,18 +79,17 @@ class Policy:
         settings: PolicySettings | None = None,
         modes: Sequence[InferenceMode] = MODES,
     ) -> "Policy":
-        """The policy of a trained run, with the averaged parameters.
+        """Loads a policy with the averaged parameters of a trained run.
 
         Args:
-            run: the folder of a run, of one of its stages, of that stage's checkpoints, or of one step of them.
-            mode: "event" (a whole event at a time) or "unified" (a fixed chunk at a time, from a history).
-            text_source: "caption" (every call brings one), "instruction" (the task's, throughout), "latents" (the
-                Staircase's) or "planner" (the model's own caption head); None for the mode's usual one.
-            modes: the table that `mode` is looked up in.
+            run: folder of a run, one of its stages, the stage's checkpoints, or a single checkpoint step.
+            mode: "event" (one whole event per call) or "unified" (one fixed-length chunk per call, from a history).
+            text_source: "caption" (passed with every call), "instruction" (the task), "latents" (the Staircase's) or
+                "planner" (the model's own next-event head); None for the mode's default.
+            modes: the table in which `mode` is looked up; append rows to add modes.
 
         Raises:
-            InputError: an unknown mode or source, or a run that lacks what they need, named with where it was looked
-                for.
+            InputError: an unknown mode or source, or a run that lacks a stage or file they need; it names the path.
         """
         settings, row = settings or PolicySettings(), mode_of(mode, modes)
         run = run if isinstance(run, TrainedRun) else TrainedRun.find(run)
@@ -136,31 +97,31 @@ class Policy:
         return cls(driver, text_source or row.source, settings, name=row.name, image_size=run.image_size)
 
     def fork(self) -> "Policy":
-        """A policy on the same compiled programs, with rollouts of its own."""
+        """A policy that shares the compiled programs but has its own rollout state."""
         return Policy(self.driver, self.source, self.settings, name=self.name, image_size=self._image_size)
 
     def use(self, text_source: str) -> None:
-        """Takes the text from another source from now on; the rollout goes on.
+        """Switches to another text source; the rollout continues.
 
-        Raises InputError if the run has no such source, saying why.
+        Raises InputError, with the reason, if the run does not provide that source.
         """
         self._check_source(text_source)
         self.source = text_source
 
     def reset(self) -> None:
-        """Forgets the rollout: history, past events, instruction and the number of calls."""
+        """Clears the rollout state: history, past events, instruction and call count."""
         self._rollouts: dict[int, _Rollout] = {}
         self._watched: list[tuple[int, Observation]] = []
         self._instruction, self._calls, self._elapsed, self._next = "", 0, -1, 1
 
     def observe(self, observation: Observation | Mapping[str, Any], elapsed: int | None = None) -> None:
-        """Shows what the robot sees between two calls of `infer`; only a mode with a history makes use of it.
+        """Adds an observation to the history between two calls of `infer`; a mode without a history ignores it.
 
-        Such a mode wants to see every `driver.watches`-th control step (the `frame_stride` of its training); what it is
-        not shown is masked in its history.
+        The history has one frame every `driver.watches` control steps (the `frame_stride` of training); frames that are
+        never observed are masked.
 
         Args:
-            elapsed: control steps since the observation before, of this method or of `infer`; None for
+            elapsed: control steps since the previous observation, passed here or to `infer`; None for
                 `driver.watches`.
 
         Raises:
@@ -184,24 +145,24 @@ class Policy:
         elapsed: int | None = None,
         dream: bool = False,
     ) -> Inference:
-        """What the robot is to do from here on.
+        """Predicts the robot's next actions.
 
         Args:
             observation: an `Observation`, or the robot's own dictionary (see `robot_observation`).
-            instruction: the task in a person's words; None for the one that this rollout was told before.
-            caption: the event that is due, for the source "caption".
-            steps: control steps of the event (event mode; None asks the model), or how many of the chunk are wanted
-                (unified mode; None for all).
-            key: the noise; None draws the call's own.
-            text_source: uses another source from this call on.
-            done: captions of the events that are over; None for what the policy remembers of this rollout.
-            elapsed: control steps since the observation before. None: what the last `infer` answered has been executed
-                whole; after an `observe`, `driver.watches` more steps.
-            dream: also finish the video.
+            instruction: the task; None keeps the instruction given earlier in this rollout.
+            caption: the event to perform now, for the source "caption".
+            steps: event mode: control steps of the event, None for the model's estimate; unified mode: how many steps
+                of the chunk to return, None for all.
+            key: PRNG key of the noise; None derives one from the seed and the call count.
+            text_source: switches the source, as `use` does.
+            done: captions of completed events; None for those that the policy remembers from this rollout.
+            elapsed: control steps since the previous observation. None assumes that the previous result was executed
+                completely or, after a call of `observe`, that `driver.watches` steps have passed.
+            dream: also finish denoising the video.
 
         Raises:
-            InputError: an observation that is wrong, named by camera or entry; no caption or instruction where the
-                source needs one; a text that is too long; steps that the mode cannot predict.
+            InputError: an invalid observation (naming the camera or state entry), a missing caption or instruction, a
+                text that is too long, or a number of steps that the mode cannot predict.
         """
         if text_source is not None:
             self.use(text_source)
@@ -236,12 +197,12 @@ class Policy:
         key: PRNGKeyArray,
         dream: bool = False,
     ) -> list[Inference]:
-        """What several robots are to do, each named by its request's `scene`; `elapsed` 0 begins a new rollout.
+        """Predicts actions for a batch of robots, identified by `Request.scene`; `elapsed` 0 starts a new rollout.
 
         Args:
-            source: the text source of this call alone; None for the policy's.
-            steps: as of `infer`, for each request.
-            key: all noise; robot i draws from the i-th stream of it.
+            source: the text source for this call only; None for the policy's.
+            steps: as for `infer`, one per request.
+            key: PRNG key of all noise; robot i uses the i-th stream.
 
         Raises:
             InputError: as `infer`.
@@ -268,15 +229,15 @@ class Policy:
         ]
 
     def warm_up(self, image_size: tuple[int, int] | None = None, dream: bool = False) -> None:
-        """Compiles every program that the available text sources need, before a robot waits; the rollout is reset.
+        """Compiles every program that `infer` can run, for all text sources, and resets the rollout.
 
         Args:
-            image_size: height and width of the pictures; None for those of the run's curated dataset, or of the
-                pictures that have been shown.
-            dream: also what finishes a dream.
+            image_size: height and width of the pictures; None for the size in the run's curated dataset, or of the
+                observations so far.
+            dream: also compile the programs that finish a dream.
 
         Raises:
-            InputError: the size of the pictures is not known.
+            InputError: the picture size is unknown.
         """
         size = image_size or self._image_size
         if size is None:
@@ -285,14 +246,14 @@ class Policy:
         request = Request(blank_observation(self.driver.embodiment, self._image_size), "go", caption="go")
         key, lengths = jax.random.key(0), self.driver.warm_up_steps
         runs = [(source, lengths[-1]) for source in self.driver.sources]
-        # Sources differ in nothing that is compiled for a length.
+        # Programs that depend on the length do not depend on the source, so one source covers all lengths.
         runs += [(runs[0][0], steps) for steps in lengths[:-1]]
         for source, steps in runs:
             self.act([request], source=source, steps=[steps], key=key, dream=dream)
         self.reset()
 
     def describe(self) -> dict[str, Any]:
-        """What this policy is and what it wants to be given, in plain values."""
+        """Mode, checkpoint, text sources, and the expected inputs and outputs with units, as JSON-compatible values."""
         embodiment, driver = self.driver.embodiment, self.driver
         return {
             "mode": self.name,
@@ -301,7 +262,7 @@ class Policy:
             "text sources": {**dict.fromkeys(driver.sources, "available"), **driver.missing},
             "embodiment": embodiment.name,
             "cameras": list(embodiment.views),
-            "image size": self._image_size,
+            "image size": None if self._image_size is None else list(self._image_size),
             "state": {name: f"{slot}, {unit(slot)}" for name, slot in embodiment.state.items()},
             "action": {name: f"{slot}, {unit(slot)}" for name, slot in embodiment.action.items()},
             "control rate, Hz": embodiment.control_hz,
@@ -320,7 +281,7 @@ class Policy:
         return seen
 
     def _advance(self, elapsed: int | None, usual: int) -> None:
-        """Counts the control steps up to the present observation, of which a rollout's first is step 0."""
+        """Advances the control-step counter to the present observation; the first of a rollout is step 0."""
         steps = usual if elapsed is None else elapsed
         if steps < 1 and self._elapsed >= 0:
             raise InputError("elapsed", steps, "at least 1 control step since the observation before")
@@ -328,7 +289,7 @@ class Policy:
         self._next = max(self.driver.watches, 1)
 
     def _shown(self, request: Request) -> _Rollout:
-        """The rollout of a request's robot, with what it has seen since the last one."""
+        """The rollout state of a request's robot, with the new observations added to its history."""
         if request.elapsed == 0 or request.scene not in self._rollouts:
             self._rollouts[request.scene] = _Rollout(self.driver.history())
         rollout = self._rollouts[request.scene]
@@ -342,7 +303,7 @@ class Policy:
         return rollout
 
     def _remember(self, rollout: _Rollout, request: Request, prediction: Prediction) -> None:
-        """Adds the events that are over. People who change the caption of a chunk say that the last event is."""
+        """Records completed events. In a chunked mode, a changed caption means that the previous event is complete."""
         over = [prediction.over]
         given = request.caption is not None and prediction.caption == request.caption
         if given and not self.driver.ends_events:

@@ -1,4 +1,4 @@
-"""The one record that policies, text sources, planners and closed-loop controllers are asked with."""
+"""The request record shared by policies, text sources, planners and closed-loop controllers."""
 
 from typing import NamedTuple
 
@@ -6,25 +6,25 @@ from wallwm_jax.core.types import Observation
 
 
 class Request(NamedTuple):
-    """One robot at one moment: what it sees, what it has been told, and where its rollout stands."""
+    """One robot at one control step: its observation, its task, and the progress of its rollout."""
 
     observation: Observation
     instruction: str = ""
-    """The task in a person's words."""
+    """The task, in words."""
     done: tuple[str, ...] | None = None
-    """Captions of the events that are over, in order. None: the caller keeps no such list, and whoever answers uses
-    its own (a policy remembers what it has executed)."""
+    """Captions of completed events, in order. None if the caller does not track them: a policy then uses its own
+    memory of the rollout."""
     caption: str | None = None
-    """The event that is due, where somebody knows it."""
+    """The event to perform now, if known."""
     chunk: int = 0
-    """Predictions made earlier in this rollout."""
+    """Number of predictions made earlier in this rollout."""
     elapsed: int = 0
     """Control steps since the rollout began; 0 starts a new one."""
     scene: int = 0
-    """Number of the robot (or simulated scene) among those that are served together; fixed throughout a rollout."""
+    """Index of the robot or simulated scene in the batch; fixed for the whole rollout."""
     watched: tuple[tuple[int, Observation], ...] = ()
-    """What was seen since the previous request and before `observation`, as (elapsed, observation) pairs, for
-    controllers that ask for it."""
+    """Observations between the previous request and this one, as (elapsed, observation) pairs, for controllers that ask
+    for them."""
 
     @property
     def memory(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Seconds that each stage of a prediction takes, measured with the device idle before and after it."""
+"""Measures the seconds of each stage of a prediction, synchronising with the device."""
 
 import time
 from collections import defaultdict
@@ -9,10 +9,10 @@ import jax
 
 
 class StageTimer:
-    """Adds up the seconds of named stages.
+    """Accumulates seconds by stage name.
 
-    Every measured call waits for its own result, so that no stage is charged for the one before. That keeps the host
-    from running ahead of the device: a server that needs the last per cent leaves the timer out.
+    Every measured call blocks until its result is ready, so asynchronous dispatch does not shift time between stages.
+    This prevents the host from running ahead of the device; omit the timer where that matters.
     """
 
     def __init__(self):
@@ -26,7 +26,7 @@ class StageTimer:
         return result
 
     def take(self) -> dict[str, float]:
-        """Seconds by stage since the last `take`, which starts again from zero."""
+        """Seconds by stage since the last `take`; resets all to zero."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
 

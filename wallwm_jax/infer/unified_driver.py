@@ -1,4 +1,4 @@
-"""Unified mode behind the driver's interface: a chunk of fixed length at a time, from a history (WALL-WM §7)."""
+"""The driver of unified mode: one fixed-length chunk per prediction, from a history (WALL-WM §7)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +25,10 @@ from wallwm_jax.train.world_action import loader_settings
 
 
 class UnifiedDriver:
-    """Serves robots with `mode`. With text from `reasoning` an event is taken to be over after the chunk within which
-    its remaining time is expected to end."""
+    """Adapts `UnifiedMode` to the `Driver` interface; `reasoning` adds the text sources "latents" and "planner".
+
+    With these two, an event counts as complete after the chunk in which its remaining time is expected to run out.
+    """
 
     ends_events = False
 

@@ -102,7 +102,7 @@ class UnifiedMode:
 
         Raises:
             InputError: texts and histories do not match, a text is too long, a history is empty, of other images or
-                of a state that is not finite or has a rotation that is none.
+                of a state that is not finite or has a degenerate rotation.
         """
         shapes = {history.shape for history in histories}
         if len(shapes) != 1:
