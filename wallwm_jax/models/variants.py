@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.nn.text_encoder import TextEncoderSizes
 from wallwm_jax.nn.video_codec import HaarCodec, VideoCodec
 
 Row = TypeVar("Row")
@@ -72,6 +73,18 @@ class Variant:
             raise InputError("variant.arms", self.arms, "0 (left), 1 (right) or both")
         if self.codec is not None and self.codec.channels != self.channels:
             raise InputError("variant.channels", self.channels, f"the codec's {self.codec.channels}")
+
+    @property
+    def text(self) -> TextEncoderSizes:
+        """Sizes of the text encoder."""
+        return TextEncoderSizes(
+            layers=self.text_layers,
+            embed=self.text_embed,
+            heads=self.text_heads,
+            mlp=self.text_mlp,
+            vocabulary=self.vocabulary,
+            buckets=self.relative,
+        )
 
 
 _TINY_CODEC = HaarCodec(kept_spatial=16, kept_temporal=2, gain=4.0)

@@ -57,15 +57,13 @@ class WorldAction(nn.Module):
         video |= {"query": row.reads}
         action = shared | _heads(row.action_embed, row.action_heads) | {"embed": row.embed, "mlp": row.action_mlp}
         action |= {"action_embed": row.action_embed, "modulation": action_dit.ACTION_MODULATIONS, "query": row.reads}
-        text = _heads(row.text_embed, row.text_heads) | {"text_embed": row.text_embed, "mlp": row.text_mlp}
-        text |= {"vocabulary": row.vocabulary, "relative": row.relative}
         width = row.duration_embed
         duration = shared | _heads(width, 4) | {"embed": width, "mlp": 2 * width, "output": 1}
         duration["position"] = (row.cells // row.patch) ** 2
 
         arms = len(row.arms) if row.reader else 0
         predicted = row.channels + (row.prediction == "clean")
-        self.text_encoder = TextEncoder(row.text_layers, text, self.dtype)
+        self.text_encoder = TextEncoder(row.text, self.dtype)
         sketched = arms * row.codec.group + row.channels if arms else 0
         tower = (video, row.channels, row.patch, predicted, row.reader, arms, sketched, self.dtype)
         self.video_tower = VideoTower(*tower, name="video")
