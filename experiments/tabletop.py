@@ -48,6 +48,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.data.anchor_jitter = 0.5
     config.data.spatial_compression = 8
     config.data.balance = True
+    config.data.resolutions = ()  # picture sizes of training batches, one a batch; none: the recording's
 
     config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=24)))
     config.reasoner = ml_collections.ConfigDict({"variant": "tiny", "dtype": "float32"})

@@ -69,6 +69,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
     config.data.anchor_jitter = 0.0
     config.data.spatial_compression = PIXELS_A_CELL[arg]
     config.data.balance = True
+    config.data.resolutions = ()
 
     config.model = ml_collections.ConfigDict()
     config.model.variant = VARIANTS[arg]

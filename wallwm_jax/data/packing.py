@@ -15,8 +15,8 @@ from jaxtyping import Int
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ARMS, POSITION, EventBatch
+from wallwm_jax.data.batch_arrays import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.data.event_batch import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.resolutions import Size, resize, scaled_intrinsics, visible_cells
 from wallwm_jax.data.sampling import Draw, EventSampler
 from wallwm_jax.data.settings import LoaderSettings

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch, Observation
+from wallwm_jax.data.batch_arrays import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.embodiment import Embodiment
-from wallwm_jax.data.event_batch import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, LoaderSettings
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.infer.history import History

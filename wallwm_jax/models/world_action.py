@@ -237,6 +237,8 @@ class WorldAction(nn.Module):
     def _asked(self, batch, text_features, text_mask):
         """What a keyframe reader reads of every event, N = B * S: no text but an event's own, for the places of all
         that an instruction names are not where the robot is to go next."""
+        if batch.frames is None:
+            raise InputError("batch.frames", None, "frames: keyframe readers look at pixels, not at latents")
         pictures, known = of_anchors(batch, batch.frames[:, :, -1])
         real = of_anchors(batch, real_views(batch))[0] & known[..., None]
         shown = text_mask & (batch.segment_mask & batch.told_event)[..., None]
