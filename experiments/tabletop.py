@@ -51,6 +51,7 @@ def get_config(arg: str = "hour") -> ml_collections.ConfigDict:
     config.data.anchor_jitter = 0.5
     config.data.spatial_compression = 8
     config.data.balance = True
+    config.data.resolutions = ()  # picture sizes of training batches, one a batch; none: the recording's
 
     config.planning = ml_collections.ConfigDict(dataclasses.asdict(PlanSettings(rows=24)))
     config.reasoner = default_reasoner("tiny")

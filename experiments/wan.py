@@ -70,6 +70,7 @@ def get_config(arg: str = "5b") -> ml_collections.ConfigDict:
     config.data.anchor_jitter = 0.0
     config.data.spatial_compression = PIXELS_A_CELL[arg]
     config.data.balance = True
+    config.data.resolutions = ()
 
     config.model = default_model(VARIANTS[arg], dtype="bfloat16", remat="full")
 

@@ -33,8 +33,8 @@ from wallwm_jax.data.planning import PlanSettings, PlanWriter, episode_plans
 from wallwm_jax.evaluate.language import trace_accuracy
 from wallwm_jax.models.initialise import init_reasoner
 from wallwm_jax.nn.drawing import materialise
-from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops
-from wallwm_jax.nn.vision_language import VisionLanguage
+from wallwm_jax.nn.staircase import SCHEDULES, Staircase, StaircaseSizes, staircase_flops
+from wallwm_jax.nn.vision_language import VisionLanguageSizes, VisionLanguageTrunk
 from wallwm_jax.train.architecture import reasoner_of
 from wallwm_jax.train.checkpoint import read_checkpoint
 from wallwm_jax.train.families import stage_of
@@ -66,22 +66,29 @@ def main() -> None:
 def cost(options: argparse.Namespace) -> dict[str, Any]:
     """Time and work of every schedule."""
     heads = options.width // 64
-    sizes = {"language_embed": options.width, "heads": heads, "key_heads": max(1, heads // 4), "head_dim": 64}
-    sizes |= {"mlp": 11 * options.width // 4, "vocabulary": 259, "view": 0}
-    sections = (12, 10, 10)
-    trunk = VisionLanguage(options.layers, sizes, sections)
-    branch = Staircase(options.layers, options.relay_depth, options.latents, sizes, sections)
+    sizes = VisionLanguageSizes(
+        layers=options.layers,
+        embed=options.width,
+        heads=heads,
+        key_heads=max(1, heads // 4),
+        mlp=11 * options.width // 4,
+        head_dim=64,
+        sections=(12, 10, 10),
+        vocabulary=259,
+    )
+    trunk = VisionLanguageTrunk(sizes)
+    branch = Staircase(StaircaseSizes(trunk=sizes, relay_depth=options.relay_depth, latents=options.latents))
     text = jnp.arange(options.prompt)[None] % 259
     prompt = (None, None, text, jnp.ones(text.shape, bool))
     weights = random_weights(trunk, 0, *prompt)
-    features = jax.jit(lambda weights: read(trunk, weights, prompt))(weights)
-    own = random_weights(branch, 1, features, weights["blocks"])
+    features = jax.jit(lambda weights: trunk.apply({"params": weights}, *prompt, method="read"))(weights)
+    own = random_weights(branch, 1, features.hidden[0], features.mask, weights["blocks"])
 
     programs, work = {}, {}
     for schedule in SCHEDULES:
 
         def think(own, weights, features, schedule=schedule):
-            return branch.apply({"params": own}, features, weights["blocks"], schedule)
+            return branch.apply({"params": own}, features, weights["blocks"], schedule, method="think")
 
         work[schedule] = matmul_flops(think, own, weights, features)
         programs[schedule] = jax.jit(think).lower(own, weights, features).compile()
@@ -95,7 +102,7 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "time_ratio_vs_serial": round(middle["serial"] / middle["staircase"], 2),
-        "flops_over_formula": round(work["staircase"] / staircase_flops(branch, options.prompt), 4),
+        "flops_over_formula": round(work["staircase"] / staircase_flops(branch.sizes, options.prompt), 4),
         "seconds": {name: round(value, 4) for name, value in middle.items()},
         "gigaflops": {name: round(value / 1e9, 3) for name, value in work.items()},
     }
@@ -133,12 +140,6 @@ def trained_accuracy(run: pathlib.Path, schedule: str, seed: int, steps: int) ->
 def random_weights(module, seed: int, *arguments):
     """Plain arrays, as `init` would draw them."""
     return materialise(jax.eval_shape(module.init, jax.random.key(0), *arguments), jax.random.key(seed))["params"]
-
-
-def read(trunk: VisionLanguage, weights, prompt):
-    """The trunk's features of a prompt."""
-    tokens = trunk.apply({"params": weights}, *prompt, method="embed")
-    return trunk.apply({"params": weights}, tokens, method="features")
 
 
 if __name__ == "__main__":

@@ -10,25 +10,23 @@ import pytest
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.flops import matmul_flops
 from wallwm_jax.nn.parameters import unbox
-from wallwm_jax.nn.staircase import SCHEDULES, Staircase, staircase_flops, wavefront
-from wallwm_jax.nn.vision_language import VisionLanguage
+from wallwm_jax.nn.staircase import SCHEDULES, Staircase, StaircaseSizes, staircase_flops, wavefront
+from wallwm_jax.nn.vision_language import VisionLanguageSizes, VisionLanguageTrunk
 
-SIZES = {"language_embed": 16, "heads": 4, "key_heads": 2, "head_dim": 4, "mlp": 24, "vocabulary": 11, "view": 0}
-LAYERS, RELAY, LATENTS = 5, 3, 4
-SECTIONS = (1, 1, 0)
+SIZES = VisionLanguageSizes(layers=5, embed=16, heads=4, key_heads=2, mlp=24, sections=(1, 1, 0), vocabulary=11)
+RELAY, LATENTS = 3, 4
 
 
 @functools.cache
 def setting():
     """A random trunk that has read two prompts of different lengths, and a random branch."""
-    trunk = VisionLanguage(LAYERS, SIZES, SECTIONS)
+    trunk = VisionLanguageTrunk(sizes=SIZES)
     text = jax.random.randint(jax.random.key(0), (2, 6), 0, 11)
     mask = jnp.arange(6) < jnp.array([[6], [4]])
     parameters = unbox(trunk.init(jax.random.key(1), None, None, text, mask))["params"]
-    tokens = trunk.apply({"params": parameters}, None, None, text, mask, method="embed")
-    features = trunk.apply({"params": parameters}, tokens, method="features")
-    branch = Staircase(LAYERS, RELAY, LATENTS, SIZES, SECTIONS)
-    own = unbox(branch.init(jax.random.key(2), features, parameters["blocks"]))["params"]
+    features = trunk.apply({"params": parameters}, None, None, text, mask, method="read")
+    branch = Staircase(sizes=StaircaseSizes(trunk=SIZES, relay_depth=RELAY, latents=LATENTS))
+    own = unbox(branch.init(jax.random.key(2), features, parameters["blocks"], method="think"))["params"]
     # Larger slots than at initialisation, so that latents differ clearly.
     own["slots"] = jax.random.normal(jax.random.key(3), own["slots"].shape)
     return trunk, parameters, features, branch, own
@@ -36,7 +34,7 @@ def setting():
 
 def latents(own, features, schedule="staircase"):
     _, parameters, _, branch, _ = setting()
-    return branch.apply({"params": own}, features, parameters["blocks"], schedule)
+    return branch.apply({"params": own}, features, parameters["blocks"], schedule, method="think")
 
 
 def test_the_parallel_pass_equals_the_wavefront():
@@ -46,6 +44,21 @@ def test_the_parallel_pass_equals_the_wavefront():
     ticks = wavefront(branch, own["branch"], relay + own["slots"][None], features)
     ticks = branch.apply({"params": own}, ticks, method=lambda module, x: module.norm(x))
     np.testing.assert_allclose(latents(own, features), ticks, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_prompt_embeddings_and_a_mask_are_enough(schedule):
+    """The call on plain arrays gives what `think` gives after the trunk itself has read the prompt (fp32, another order
+    of compilation: 1e-5), and no padding of the prompt moves it by a bit, not even numbers that are not finite."""
+    _, parameters, features, branch, own = setting()
+    prompt, mask, blocks = features.hidden[0], features.mask, parameters["blocks"]
+
+    def of(prompt):
+        return branch.apply({"params": own}, prompt, mask, blocks, schedule=schedule)
+
+    np.testing.assert_allclose(of(prompt), latents(own, features, schedule), atol=1e-5)
+    assert not mask.all()
+    np.testing.assert_array_equal(of(prompt), of(jnp.where(mask[..., None], prompt, jnp.nan)))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -72,9 +85,8 @@ def test_padding_of_the_prompt_has_no_influence():
     mask = jnp.arange(6) < jnp.array([[6], [4]])
 
     def of(text, schedule):
-        tokens = trunk.apply({"params": parameters}, None, None, text, mask, method="embed")
-        features = trunk.apply({"params": parameters}, tokens, method="features")
-        return branch.apply({"params": own}, features, parameters["blocks"], schedule)
+        features = trunk.apply({"params": parameters}, None, None, text, mask, method="read")
+        return branch.apply({"params": own}, features, parameters["blocks"], schedule, method="think")
 
     for schedule in SCHEDULES:
         np.testing.assert_array_equal(of(text, schedule), of(jnp.where(mask, text, 7), schedule))
@@ -91,9 +103,9 @@ def test_schedules_share_parameters_and_differ():
 
 def test_bad_settings_are_refused():
     """A relay depth outside the trunk and an unknown schedule are named."""
-    _, parameters, features, _, own = setting()
+    _, _, features, _, own = setting()
     with pytest.raises(InputError, match="relay_depth"):
-        Staircase(LAYERS, LAYERS, LATENTS, SIZES, SECTIONS).apply({"params": own}, features, parameters["blocks"])
+        StaircaseSizes(trunk=SIZES, relay_depth=SIZES.layers, latents=LATENTS)
     with pytest.raises(InputError, match="schedule"):
         latents(own, features, "stairs")
 
@@ -102,7 +114,7 @@ def test_gradients_match_finite_differences():
     """Of a scalar of the latents, with respect to every kind of branch parameter (a central
     difference in fp32 with this step is good to about 1 %; the relay's own size is 0.02, so that it bends soon)."""
     _, _, features, _, own = setting()
-    target = jax.random.normal(jax.random.key(5), (2, LATENTS, SIZES["language_embed"]))
+    target = jax.random.normal(jax.random.key(5), (2, LATENTS, SIZES.embed))
 
     def loss(own):
         return jnp.mean((latents(own, features) - target) ** 2)
@@ -125,4 +137,4 @@ def test_the_work_is_what_the_formula_says(schedule):
     """Counted in the traced program: the layers below the relay depth run once for all latents, except in `serial`."""
     _, _, features, branch, own = setting()
     counted = matmul_flops(lambda own: latents(own, features, schedule), own)
-    assert counted == features.mask.shape[0] * staircase_flops(branch, features.mask.shape[1], schedule)
+    assert counted == features.mask.shape[0] * staircase_flops(branch.sizes, features.mask.shape[1], schedule)

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from wallwm_jax.nn.drawing import materialise
-from wallwm_jax.nn.text_encoder import TextEncoder, relative_buckets
+from wallwm_jax.nn.text_encoder import TextEncoder, TextEncoderSizes, relative_buckets
 
-SIZES = {"text_embed": 16, "heads": 2, "head_dim": 8, "mlp": 32, "vocabulary": 259, "relative": 32}
+SIZES = TextEncoderSizes(layers=2, embed=16, heads=2, mlp=32, vocabulary=259)
 
 
 @pytest.fixture(scope="module")
 def encode():
-    encoder = TextEncoder(2, SIZES)
+    encoder = TextEncoder(sizes=SIZES)
     shapes = jax.ShapeDtypeStruct((2, 2, 7), np.int32), jax.ShapeDtypeStruct((2, 2, 7), bool)
     params = materialise(jax.eval_shape(encoder.init, jax.random.key(0), *shapes)["params"], jax.random.key(0))
     run = jax.jit(lambda text, mask: encoder.apply({"params": params}, text, mask))

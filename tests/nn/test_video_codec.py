@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.nn.video_codec import HaarCodec, haar_basis, haar_basis_2d
+from wallwm_jax.nn.video_codec import HaarCodec, decode_video, encode_video, haar_basis, haar_basis_2d
 
 FULL = HaarCodec(spatial_levels=2, gain=4.0)
 LOSSY = HaarCodec(spatial_levels=2, kept_spatial=4, kept_temporal=2, gain=4.0)
@@ -16,12 +16,12 @@ LOSSY = HaarCodec(spatial_levels=2, kept_spatial=4, kept_temporal=2, gain=4.0)
 
 @functools.partial(jax.jit, static_argnums=0)
 def _round_trip(codec, frames):
-    latents = codec.encode(frames)
-    return latents, codec.decode(latents)
+    latents = encode_video(codec, frames)
+    return latents, decode_video(codec, latents)
 
 
 def _video(seed=0, frames=9):
-    return np.random.default_rng(seed).uniform(-1, 1, (2, frames, 8, 12, 3)).astype("f")
+    return np.random.default_rng(seed).uniform(-1, 1, (2, frames, 2, 8, 12, 3)).astype("f")
 
 
 @pytest.mark.parametrize("basis", [haar_basis(2), haar_basis_2d(3)[0]])
@@ -42,8 +42,18 @@ def test_full_codec_is_invertible():
     """decode(encode(x)) = x to fp32 rounding, and 1 + 4N frames become 1 + N latents."""
     video = _video()
     latents, again = _round_trip(FULL, video)
-    assert latents.shape == (2, 3, 2, 3, FULL.channels) and FULL.channels == 3 * 4 * 16
+    assert latents.shape == (2, 3, 2, 2, 3, FULL.channels) and FULL.channels == 3 * 4 * 16
     np.testing.assert_allclose(again, video, atol=1e-5)
+
+
+def test_pixels_are_scaled_and_views_stay_apart():
+    """uint8 0..255 are the floats -1..1, and a view's latents are those of that view encoded alone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 2, 8, 8, 3), dtype=np.uint8)
+    latents = encode_video(LOSSY, jnp.asarray(pixels))
+    floats = encode_video(LOSSY, jnp.asarray(pixels, jnp.float32) / 127.5 - 1.0)
+    np.testing.assert_array_equal(latents, floats)
+    alone = encode_video(LOSSY, jnp.asarray(pixels[:, :, 1:]))
+    np.testing.assert_allclose(latents[:, :, 1:], alone, atol=1e-5)
 
 
 def test_a_latent_depends_on_its_own_frames_only():
@@ -77,14 +87,16 @@ def test_kept_bands_are_the_first_of_the_full_codec():
 
 def test_still_smooth_frames_survive_the_lossy_codec():
     """A still frame that is constant on 2 x 2 blocks lies in the kept bands."""
-    still = np.kron(np.random.default_rng(0).uniform(-1, 1, (1, 1, 4, 6, 3)), np.ones((1, 9, 2, 2, 1))).astype("f")
+    still = np.kron(np.random.default_rng(0).uniform(-1, 1, (1, 1, 1, 4, 6, 3)), np.ones((1, 9, 1, 2, 2, 1))).astype(
+        "f"
+    )
     np.testing.assert_allclose(_round_trip(LOSSY, still)[1], still, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape, field", [((1, 8, 8, 8, 3), "frames"), ((1, 9, 10, 8, 3), "frames")])
+@pytest.mark.parametrize("shape, field", [((1, 8, 1, 8, 8, 3), "frames"), ((1, 9, 1, 10, 8, 3), "frames")])
 def test_wrong_shapes_are_refused(shape, field):
     """A frame count that is not 1 + 4N, or a side the codec does not divide, names the frames."""
     with pytest.raises(InputError, match=field):
-        FULL.encode(jnp.zeros(shape))
+        encode_video(FULL, jnp.zeros(shape))
     with pytest.raises(InputError, match="kept_spatial"):
         HaarCodec(spatial_levels=2, kept_spatial=17)

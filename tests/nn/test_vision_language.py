@@ -8,12 +8,11 @@ import numpy as np
 
 from wallwm_jax.nn.language import multimodal_rotation
 from wallwm_jax.nn.parameters import unbox
-from wallwm_jax.nn.vision_language import VisionLanguage
+from wallwm_jax.nn.vision_language import VisionLanguageSizes, VisionLanguageTrunk
 
-SIZES = {"language_embed": 16, "heads": 4, "key_heads": 2, "head_dim": 8, "mlp": 24, "vocabulary": 11}
-SIZES |= {"patch": 5, "view": 2}
-LAYERS, SECTIONS, LENGTH = 3, (2, 1, 1), 6
-TRUNK = VisionLanguage(LAYERS, SIZES, SECTIONS)
+BLOCKS = {"layers": 3, "embed": 16, "heads": 4, "key_heads": 2, "mlp": 24, "head_dim": 8, "sections": (2, 1, 1)}
+TRUNK = VisionLanguageTrunk(sizes=VisionLanguageSizes(**BLOCKS, vocabulary=11, patch=5, views=2))
+LENGTH = 6
 
 
 @functools.cache
@@ -61,7 +60,7 @@ def test_decoding_with_the_cache_equals_the_whole_pass():
     """Prefill, then one token at a time: features, keys and values of every layer are those of one pass."""
     images, view_mask, text, text_mask = inputs()
     variables = {"params": parameters()}
-    whole = TRUNK.apply(variables, TRUNK.apply(variables, *inputs(), method="embed"), method="features")
+    whole = TRUNK.apply(variables, *inputs(), method="read")
     head = TRUNK.apply(variables, images, view_mask, text[:, :3], text_mask[:, :3], method="embed")
     features, hidden = TRUNK.apply(variables, head, 3, method="features"), []
     for place in range(3, LENGTH):
@@ -90,8 +89,8 @@ def test_padded_prompts_decode_like_unpadded_ones():
 def test_text_turns_by_plain_rotary_positions():
     """With equal time, row and column the sections do not matter; unequal ones turn their own section alone."""
     places = jnp.repeat(jnp.arange(5)[None, :, None], 3, -1)
-    one, other = (multimodal_rotation(places, sections).cosine for sections in ((4, 0, 0), (1, 2, 1)))
+    one, other = (multimodal_rotation(places, sections, 1e6).cosine for sections in ((4, 0, 0), (1, 2, 1)))
     np.testing.assert_array_equal(one, other)
-    moved = multimodal_rotation(places.at[..., 1].add(3), (1, 2, 1)).cosine
+    moved = multimodal_rotation(places.at[..., 1].add(3), (1, 2, 1), 1e6).cosine
     changed = np.any(np.asarray(moved != other), axis=(0, 1, 2))
     np.testing.assert_array_equal(changed, [False, True, True, False])

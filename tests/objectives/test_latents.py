@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.train.synthetic import random_batch
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.rng import stream
 from wallwm_jax.models.initialise import init_parameters
 from wallwm_jax.models.variants import variant
@@ -33,6 +34,16 @@ def test_given_latents_stand_for_frames(name):
         return objective(MODEL, parameters, batch, stream(0, "test"), settings)[0]
 
     assert float(evaluate(batch)) == float(evaluate(given)) > 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_model_that_reads_pixels_refuses_latents_alone(name):
+    """Its keyframe readers have nothing to look at; the message names the field."""
+    model, batch, (objective, settings) = WorldAction(variant("micro"), views=2), random_batch(0), LOSSES[name]
+    parameters, _ = init_parameters(model, jax.random.key(0), batch)
+    given = batch._replace(frames=None, latents=np.zeros((*batch.view_mask.shape, 4, 4, 24), np.float32))
+    with pytest.raises(InputError, match=r"batch\.frames: found None"):
+        jax.eval_shape(lambda own, batch: objective(model, own, batch, stream(0, "test"), settings), parameters, given)
 
 
 def test_parameters_can_be_drawn_from_a_batch_of_latents():

@@ -1,11 +1,5 @@
-"""`EventBatch` from arrays: an empty one, the fields that follow from a window's lengths, and `make_event_batch`, which
-builds a training batch from a user's own latents or frames, actions and captions.
+"""A training batch from a user's own arrays: latents or frames, actions and captions; the rest is filled in."""
 
-The loader (`packing`), the inference modes and `make_event_batch` fill positions, times, masks and segment ids with the
-same two functions, `write_slots` and `write_steps`.
-"""
-
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -14,129 +8,22 @@ from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import ARMS, UNIFIED_DIMENSION, EventBatch
+from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch
 from wallwm_jax.data import text
+from wallwm_jax.data.batch_arrays import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.settings import FRAMES_PER_LATENT
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchShape:
-    """Sizes of a batch, by the letters of `core.types`.
+class _Events(NamedTuple):
+    """Checked arrays of B events; `frames` or `latents` may be empty lists."""
 
-    Attributes:
-      rows, slots, actions, segments, views, text_length: B, F, A, S, V, L.
-      cells: latent cells (h, w).
-      picture: pixels (H, W), or None for a batch without frames.
-      channels: latent channels C, or None for a batch without latents.
-    """
-
-    rows: int
-    slots: int
-    actions: int
-    segments: int
-    views: int
-    text_length: int
+    actions: list[np.ndarray]
+    captions: Sequence[str]
+    frames: list[np.ndarray]
+    latents: list[np.ndarray]
+    slots: list[int]
+    """Latent frames of every event."""
     cells: tuple[int, int]
-    picture: tuple[int, int] | None
-    channels: int | None = None
-
-
-class Clock(NamedTuple):
-    """How control steps, latent frames and seconds go together."""
-
-    control_hz: float
-    steps_per_latent: int
-    """K_p: control steps that one future latent frame covers."""
-
-
-def empty_batch(shape: BatchShape) -> EventBatch:
-    """A batch of padding only. Unused cameras are identity matrices, which stay invertible."""
-    rows, slots, views = shape.rows, shape.slots, shape.views
-    eye = [np.broadcast_to(np.eye(n, dtype=np.float32), (rows, slots, views, n, n)).copy() for n in (3, 4)]
-
-    def integers(*sizes: int) -> np.ndarray:
-        return np.zeros((rows, *sizes), np.int32)
-
-    def numbers(*sizes: int) -> np.ndarray:
-        return np.zeros((rows, *sizes), np.float32)
-
-    def masks(*sizes: int) -> np.ndarray:
-        return np.zeros((rows, *sizes), bool)
-
-    frames, latents = None, None
-    if shape.picture is not None:
-        frames = np.zeros((rows, slots, FRAMES_PER_LATENT, views, *shape.picture, 3), np.uint8)
-    if shape.channels is not None:
-        latents = numbers(slots, views, *shape.cells, shape.channels)
-    return EventBatch(
-        frames=frames,
-        frame_segment_ids=integers(slots),
-        frame_positions=integers(slots),
-        frame_times=numbers(slots),
-        frame_mask=masks(slots),
-        observed_mask=masks(slots),
-        view_mask=masks(slots, views),
-        border_mask=masks(slots, views, *shape.cells),
-        intrinsics=eye[0],
-        extrinsics=eye[1],
-        camera_mask=masks(slots, views),
-        effectors=numbers(slots, FRAMES_PER_LATENT, len(ARMS), 3),
-        effector_mask=masks(slots, FRAMES_PER_LATENT, len(ARMS)),
-        actions=numbers(shape.actions, UNIFIED_DIMENSION),
-        action_segment_ids=integers(shape.actions),
-        action_positions=integers(shape.actions),
-        action_frames=integers(shape.actions),
-        action_times=numbers(shape.actions),
-        action_mask=masks(shape.actions),
-        dof_mask=masks(shape.segments, UNIFIED_DIMENSION),
-        state=numbers(shape.segments, UNIFIED_DIMENSION),
-        text=integers(shape.segments, shape.text_length),
-        text_mask=masks(shape.segments, shape.text_length),
-        told_event=masks(shape.segments),
-        segment_mask=masks(shape.segments),
-        anchor_positions=integers(shape.segments),
-        event_steps=integers(shape.segments),
-        truncated=masks(shape.segments),
-        event_rows=integers(shape.segments) - 1,
-        latents=latents,
-    )
-
-
-class Place(NamedTuple):
-    """Where a window stands in a batch."""
-
-    row: int
-    segment: int = 0
-    slot: int = 0
-    """Latent slot of the window's position 0."""
-    step: int = 0
-    """Action slot of the window's step 0."""
-
-
-def write_slots(
-    batch: EventBatch, place: Place, positions: Int[np.ndarray, "n"], history: int, clock: Clock
-) -> tuple[int, slice]:
-    """Fills what follows from a window's real latent positions (neighbours, ascending) and its M = `history`: segment
-    ids, positions, times and masks of the slots. Returns the index of these slots: `batch.frames[index]` is theirs."""
-    index = (place.row, slice(place.slot + int(positions[0]), place.slot + int(positions[-1]) + 1))
-    batch.frame_segment_ids[index] = place.segment + 1
-    batch.frame_positions[index] = positions
-    batch.frame_times[index] = (positions - history) * clock.steps_per_latent / clock.control_hz
-    batch.frame_mask[index] = True
-    batch.observed_mask[index] = positions <= history
-    return index
-
-
-def write_steps(batch: EventBatch, place: Place, steps: int, history: int, clock: Clock) -> tuple[int, slice]:
-    """Fills what follows from a window's number of action slots and its M = `history`: segment ids, positions, latent
-    frames, times and mask of the steps. Returns the index of these steps: `batch.actions[index]` is theirs."""
-    index, order = (place.row, slice(place.step, place.step + steps)), np.arange(steps)
-    batch.action_segment_ids[index] = place.segment + 1
-    batch.action_positions[index] = order
-    batch.action_frames[index] = history + order // clock.steps_per_latent + 1
-    batch.action_times[index] = (order + 1) / clock.control_hz
-    batch.action_mask[index] = True
-    return index
 
 
 def make_event_batch(
@@ -186,83 +73,90 @@ def make_event_batch(
     """
     if not control_hz > 0:
         raise InputError("control_hz", control_hz, "control steps a second, above 0")
-    if steps_per_latent < 1:
-        raise InputError("steps_per_latent", steps_per_latent, "at least 1")
-    if history_latents < 0:
-        raise InputError("history_latents", history_latents, "at least 0")
-    acts = [_checked(f"actions[{i}]", part, np.float32, ("A", UNIFIED_DIMENSION)) for i, part in enumerate(actions)]
-    _check_count("captions", len(captions), acts)
-    pictures, coded = _pictures(frames, acts), _latents(latents, acts)
-    cells, spans = _cells_and_spans(pictures, coded, spatial_compression)
-    clock = Clock(control_hz, steps_per_latent)
-    for i, (part, span) in enumerate(zip(acts, spans, strict=True)):
+    for field, value, least in (("steps_per_latent", steps_per_latent, 1), ("history_latents", history_latents, 0)):
+        if value < least:
+            raise InputError(field, value, f"at least {least}")
+    events = _checked_events(actions, captions, latents, frames, spatial_compression)
+    for i, (part, span) in enumerate(zip(events.actions, events.slots, strict=True)):
         _check_steps(f"actions[{i}]", len(part), span - 1 - history_latents, steps_per_latent)
-    known = (pictures or coded)[0]
-    slots, text_length = slots or max(spans), text_length or max(text.token_count(caption) for caption in captions)
-    if slots < max(spans):
-        raise InputError("slots", slots, f"at least {max(spans)}, the longest event's")
-    shape = BatchShape(
-        rows=len(acts),
-        slots=slots,
-        actions=(slots - 1 - history_latents) * steps_per_latent,
-        segments=1,
-        views=known.shape[1],
-        text_length=text_length,
-        cells=cells,
-        picture=pictures[0].shape[2:4] if pictures else None,
-        channels=coded[0].shape[-1] if coded else None,
-    )
-    batch = empty_batch(shape)
-    seen = _mask_rows("view_mask", view_mask, shape.rows, shape.views)
-    for row, span in enumerate(spans):
-        index = write_slots(batch, Place(row), np.arange(span), history_latents, clock)
-        batch.view_mask[index] = seen[row]
-        batch.border_mask[index] = True
-        if pictures:
-            batch.frames[index] = _grouped(pictures[row])
-        if coded:
-            batch.latents[index] = coded[row]
-        batch.actions[write_steps(batch, Place(row), len(acts[row]), history_latents, clock)] = acts[row]
-        batch.text[row, 0], batch.text_mask[row, 0] = text.encode(captions[row], text_length)
-    totals = _totals(event_steps, [len(part) for part in acts])
-    _write_events(batch, state, dof_mask, totals, history_latents)
+    longest = max(events.slots)
+    slots, text_length = slots or longest, text_length or max(text.token_count(caption) for caption in captions)
+    if slots < longest:
+        raise InputError("slots", slots, f"at least {longest}, the longest event's")
+    clock = Clock(control_hz, steps_per_latent)
+    batch = empty_batch(_shape(events, slots, (slots - 1 - history_latents) * steps_per_latent, text_length))
+    rows, views = batch.view_mask.shape[0], batch.view_mask.shape[-1]
+    seen = _mask_rows("view_mask", view_mask, rows, views)
+    batch.dof_mask[:, 0] = _mask_rows("dof_mask", dof_mask, rows, UNIFIED_DIMENSION)
+    for row in range(rows):
+        _write_event(batch, row, events, history_latents, clock)
+        batch.view_mask[row] = batch.frame_mask[row, :, None] & seen[row]
+    if state is not None:
+        given = _numbers("state", state, (rows, UNIFIED_DIMENSION))
+        batch.state[:, 0] = np.where(batch.dof_mask[:, 0], given, 0.0)
+    batch.event_steps[:, 0] = _totals(event_steps, [len(part) for part in events.actions])
+    batch.truncated[:, 0] = batch.event_steps[:, 0] > batch.action_mask.sum(1)
     return batch
 
 
-def _write_events(
-    batch: EventBatch,
-    state: ArrayLike | None,
-    dof_mask: ArrayLike | None,
-    totals: Int[np.ndarray, "B"],
-    history: int,
-) -> None:
-    """The fields of whole events."""
-    rows = len(totals)
-    batch.dof_mask[:, 0] = _mask_rows("dof_mask", dof_mask, rows, UNIFIED_DIMENSION)
-    if state is not None:
-        given = _checked("state", state, np.float32, (rows, UNIFIED_DIMENSION))
-        batch.state[:, 0] = np.where(batch.dof_mask[:, 0], given, 0.0)
-    used = batch.dof_mask & batch.action_mask[..., None]
-    batch.actions[...] = np.where(used, batch.actions, 0.0)
-    batch.told_event[...] = batch.segment_mask[...] = True
-    batch.anchor_positions[...] = history
-    batch.event_steps[:, 0] = totals
-    batch.truncated[:, 0] = totals > batch.action_mask.sum(1)
+def _checked_events(
+    actions: Iterable[ArrayLike],
+    captions: Sequence[str],
+    latents: Iterable[ArrayLike] | None,
+    frames: Iterable[ArrayLike] | None,
+    compression: int | None,
+) -> _Events:
+    acts = [_numbers(f"actions[{i}]", part, ("A", UNIFIED_DIMENSION)) for i, part in enumerate(actions)]
+    _check_count("captions", len(captions), acts)
+    pictures, coded = _pictures(frames, acts), _latents(latents, acts)
+    cells, slots = _cells_and_slots(pictures, coded, compression)
+    return _Events(acts, captions, pictures, coded, slots, cells)
 
 
-def _checked(field: str, value: ArrayLike, dtype: type, sizes: tuple[int | str, ...]) -> np.ndarray:
-    """`value` as an array of the dtype; a size that is a name may be anything from 1."""
+def _shape(events: _Events, slots: int, steps: int, text_length: int) -> BatchShape:
+    return BatchShape(
+        rows=len(events.actions),
+        slots=slots,
+        actions=steps,
+        segments=1,
+        views=(events.frames or events.latents)[0].shape[1],
+        text_length=text_length,
+        cells=events.cells,
+        picture=events.frames[0].shape[2:4] if events.frames else None,
+        channels=events.latents[0].shape[-1] if events.latents else None,
+    )
+
+
+def _write_event(batch: EventBatch, row: int, events: _Events, history: int, clock: Clock) -> None:
+    """Everything of one row but its views, its state and what was cut off."""
+    index = write_slots(batch, Place(row), np.arange(events.slots[row]), history, clock)
+    batch.border_mask[index] = True
+    if events.frames:
+        batch.frames[index] = _grouped(events.frames[row])
+    if events.latents:
+        batch.latents[index] = events.latents[row]
+    actions = events.actions[row]
+    index = write_steps(batch, Place(row), len(actions), history, clock)
+    batch.actions[index] = np.where(batch.dof_mask[row], actions, 0.0)
+    batch.text[row, 0], batch.text_mask[row, 0] = text.encode(events.captions[row], batch.text.shape[-1])
+    batch.told_event[row] = batch.segment_mask[row] = True
+    batch.anchor_positions[row] = history
+
+
+def _array(field: str, value: ArrayLike, sizes: tuple[int | str, ...]) -> np.ndarray:
+    """`value` as an array; a size that is a name may be anything from 1."""
     array = np.asarray(value)
     fits = array.ndim == len(sizes) and all(
         have == want if isinstance(want, int) else have > 0 for have, want in zip(array.shape, sizes, strict=True)
     )
     if not fits:
         raise InputError(field, f"shape {array.shape}", f"[{', '.join(map(str, sizes))}]")
-    if dtype is np.uint8:
-        if array.dtype != np.uint8:
-            raise InputError(field, array.dtype, "uint8")
-        return array
-    array = array.astype(np.float32)
+    return array
+
+
+def _numbers(field: str, value: ArrayLike, sizes: tuple[int | str, ...]) -> np.ndarray:
+    """Finite fp32 numbers."""
+    array = _array(field, value, sizes).astype(np.float32)
     if not np.isfinite(array).all():
         raise InputError(field, "numbers that are not finite", "finite numbers")
     return array
@@ -283,9 +177,11 @@ def _check_steps(field: str, steps: int, future: int, steps_per_latent: int) -> 
 def _pictures(frames: Iterable[ArrayLike] | None, actions: Sequence[np.ndarray]) -> list[np.ndarray]:
     if frames is None:
         return []
-    found = [_checked(f"frames[{i}]", part, np.uint8, ("T", "V", "H", "W", 3)) for i, part in enumerate(frames)]
+    found = [_array(f"frames[{i}]", part, ("T", "V", "H", "W", 3)) for i, part in enumerate(frames)]
     _check_count("frames", len(found), actions)
     for i, part in enumerate(found):
+        if part.dtype != np.uint8:
+            raise InputError(f"frames[{i}]", part.dtype, "uint8")
         if len(part) % FRAMES_PER_LATENT != 1:
             raise InputError(f"frames[{i}]", f"{len(part)} frames", f"1 + {FRAMES_PER_LATENT} N")
     return _alike("frames", found)
@@ -294,7 +190,7 @@ def _pictures(frames: Iterable[ArrayLike] | None, actions: Sequence[np.ndarray])
 def _latents(latents: Iterable[ArrayLike] | None, actions: Sequence[np.ndarray]) -> list[np.ndarray]:
     if latents is None:
         return []
-    found = [_checked(f"latents[{i}]", part, np.float32, ("F", "V", "h", "w", "C")) for i, part in enumerate(latents)]
+    found = [_numbers(f"latents[{i}]", part, ("F", "V", "h", "w", "C")) for i, part in enumerate(latents)]
     _check_count("latents", len(found), actions)
     return _alike("latents", found)
 
@@ -307,7 +203,7 @@ def _alike(field: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
     return arrays
 
 
-def _cells_and_spans(
+def _cells_and_slots(
     pictures: list[np.ndarray], coded: list[np.ndarray], compression: int | None
 ) -> tuple[tuple[int, int], list[int]]:
     """Latent cells of a picture and latent frames of every event, from frames, latents or, if they agree, both."""
@@ -315,18 +211,18 @@ def _cells_and_spans(
         raise InputError("latents", "neither latents nor frames", "one of them")
     if not pictures:
         return coded[0].shape[2:4], [len(part) for part in coded]
-    spans = [1 + len(part) // FRAMES_PER_LATENT for part in pictures]
+    slots = [1 + len(part) // FRAMES_PER_LATENT for part in pictures]
     height, width = pictures[0].shape[2:4]
     if coded:
         sizes = [(len(part), part.shape[1]) for part in coded]
-        if sizes != [(span, pictures[0].shape[1]) for span in spans]:
-            raise InputError("latents", f"(latents, views) {sizes}", f"{spans} latents of the frames' views")
-        return coded[0].shape[2:4], spans
+        if sizes != [(count, pictures[0].shape[1]) for count in slots]:
+            raise InputError("latents", f"(latents, views) {sizes}", f"{slots} latents of the frames' views")
+        return coded[0].shape[2:4], slots
     if compression is None or compression < 1:
         raise InputError("spatial_compression", compression, "the codec's pixels a latent cell")
     if height % compression or width % compression:
         raise InputError("frames", f"{height} x {width} pixels", f"multiples of {compression}, a latent cell")
-    return (height // compression, width // compression), spans
+    return (height // compression, width // compression), slots
 
 
 def _grouped(frames: np.ndarray) -> np.ndarray:

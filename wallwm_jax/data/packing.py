@@ -15,8 +15,9 @@ from jaxtyping import Int
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import ARMS, POSITION, EventBatch
+from wallwm_jax.data.batch_arrays import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.curated import CuratedDataset
-from wallwm_jax.data.event_batch import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
+from wallwm_jax.data.resolutions import Size, resize, scaled_intrinsics, visible_cells
 from wallwm_jax.data.sampling import Draw, EventSampler
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.windows import Window, frame_indices, make_window, observed_indices
@@ -87,9 +88,15 @@ def observation_batch(
     return pack(curated, [[make_window(curated, Draw(int(row), 0.0, True), shape)] for row in rows], shape)
 
 
-def pack(curated: CuratedDataset, rows: Sequence[Sequence[Window]], settings: LoaderSettings) -> EventBatch:
-    """The arrays of rows of windows: [B, F, ...], [B, A, ...] and [B, S, ...] as `EventBatch` says."""
-    batch = empty_batch(batch_shape(curated, len(rows), settings))
+def pack(
+    curated: CuratedDataset,
+    rows: Sequence[Sequence[Window]],
+    settings: LoaderSettings,
+    picture: Size | None = None,
+) -> EventBatch:
+    """The arrays of rows of windows: [B, F, ...], [B, A, ...] and [B, S, ...] as `EventBatch` says. Frames are resized
+    to `picture`, and what is said in pixels with them; None: they keep the recording's size."""
+    batch = empty_batch(batch_shape(curated, len(rows), settings, picture or curated.image_shape))
     for number, windows in enumerate(rows):
         slot = step = 0
         for segment, window in enumerate(windows):
@@ -124,9 +131,9 @@ def event_batch(
     return pack(curated, [[window] for window in windows], shape)
 
 
-def batch_shape(curated: CuratedDataset, rows: int, settings: LoaderSettings) -> BatchShape:
-    """Sizes of the batches that the settings make of a dataset."""
-    height, width = curated.image_shape
+def batch_shape(curated: CuratedDataset, rows: int, settings: LoaderSettings, picture: Size) -> BatchShape:
+    """Sizes of the batches that the settings make of a dataset, with pictures of `picture` pixels."""
+    height, width = picture
     return BatchShape(
         rows=rows,
         slots=settings.row_frames,
@@ -135,7 +142,7 @@ def batch_shape(curated: CuratedDataset, rows: int, settings: LoaderSettings) ->
         views=len(curated.views),
         text_length=settings.batch_text_length,
         cells=(-(-height // settings.spatial_compression), -(-width // settings.spatial_compression)),
-        picture=(height, width),
+        picture=picture,
     )
 
 
@@ -151,11 +158,17 @@ def _write_video(
     positions = np.flatnonzero(real)
     index = write_slots(batch, place, positions, window.history, _clock(curated, settings))
     sources, target = sources[positions], batch.frames[index]
-    np.take(frames, sources.reshape(-1), axis=0, mode="clip", out=target.reshape(-1, *target.shape[2:]))
+    native, picture = frames.shape[2:4], target.shape[3:5]
+    flat = target.reshape(-1, *target.shape[2:])
+    if picture == native:
+        np.take(frames, sources.reshape(-1), axis=0, mode="clip", out=flat)
+    else:
+        flat[...] = resize(np.take(frames, sources.reshape(-1), axis=0, mode="clip"), picture)
     batch.view_mask[index] = True
-    batch.border_mask[index] = _visible_cells(curated, window.episode, batch.border_mask.shape[-2:], settings)
+    borders = curated.borders(window.episode)
+    batch.border_mask[index] = visible_cells(borders, native, picture, settings.spatial_compression)
     cameras = curated.cameras(window.episode)
-    batch.intrinsics[index] = cameras.intrinsics[sources[:, -1]]
+    batch.intrinsics[index] = scaled_intrinsics(cameras.intrinsics[sources[:, -1]], native, picture)
     batch.extrinsics[index] = cameras.extrinsics[sources[:, -1]]
     batch.camera_mask[index] = cameras.known
     state = curated.state(window.episode)
@@ -188,17 +201,3 @@ def _write_actions(
 
 def _clock(curated: CuratedDataset, settings: LoaderSettings) -> Clock:
     return Clock(curated.embodiment.control_hz, settings.steps_per_latent)
-
-
-def _visible_cells(
-    curated: CuratedDataset, episode: int, cells: tuple[int, int], settings: LoaderSettings
-) -> np.ndarray:
-    """[V, h, w]: cells that lie wholly inside the picture and outside its black borders."""
-    (height, width), size = curated.image_shape, settings.spatial_compression
-    rows, columns = np.arange(cells[0]) * size, np.arange(cells[1]) * size
-    visible = np.empty((len(curated.views), *cells), bool)
-    for view, (top, bottom, left, right) in enumerate(curated.borders(episode)):
-        inside_rows = (rows >= top) & (rows + size <= height - bottom)
-        inside_columns = (columns >= left) & (columns + size <= width - right)
-        visible[view] = inside_rows[:, None] & inside_columns
-    return visible

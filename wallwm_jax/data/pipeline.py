@@ -18,6 +18,7 @@ from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.curation.index import EventIndex
 from wallwm_jax.data.curation.window_index import WindowIndex
 from wallwm_jax.data.packing import POOL_BATCHES, Pool, make_pool, pack
+from wallwm_jax.data.resolutions import resolution_of
 from wallwm_jax.data.sampling import EventSampler, Weighted, balanced_weights, cluster_marginals
 from wallwm_jax.data.settings import LoaderSettings
 from wallwm_jax.data.windows import check_captions
@@ -29,7 +30,8 @@ Batch = TypeVar("Batch", bound=tuple)
 
 
 class EventLoader:
-    """Random access to the batches of a split: `loader[step]` is this process's rows of batch `step`, [B / P, ...]."""
+    """Random access to the batches of a split: `loader[step]` is this process's rows of batch `step`, [B / P, ...].
+    Its pictures have one of the settings' resolutions, the same in every process."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class EventLoader:
     ):
         if settings.rows % process_count:
             raise InputError("data.rows", settings.rows, f"a multiple of the {process_count} processes")
-        self.curated, self.settings, self.split = curated, settings, split
+        self.curated, self.settings, self.split, self._seed = curated, settings, split, seed
         share = settings.rows // process_count
         self._rows = slice(process_index * share, (process_index + 1) * share)
         self.sampler = make_sampler(curated, settings, seed, split)
@@ -57,7 +59,8 @@ class EventLoader:
         number, batch = divmod(int(step), POOL_BATCHES)
         first = batch * self.settings.rows
         rows = self.pool(number).rows[first : first + self.settings.rows]
-        return pack(self.curated, rows[self._rows], self.settings)
+        picture = resolution_of(int(step), self._seed, self.settings.resolutions, self.curated.image_shape)
+        return pack(self.curated, rows[self._rows], self.settings, picture)
 
     def pool(self, number: int) -> Pool:
         """The packing that batches `number * POOL_BATCHES` and on are cut from; the last few are kept."""

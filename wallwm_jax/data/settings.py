@@ -1,9 +1,11 @@
 """What the loader is told: how a window is cut and how a row is filled. Lengths are named by what they count."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from wallwm_jax.core.config import Section, check_keys
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.data.resolutions import check_resolutions
 
 FRAMES_PER_LATENT = 4
 """R: the codec's temporal compression (1 + 4N frames -> 1 + N latents)."""
@@ -78,6 +80,9 @@ class LoaderSettings(Layout):
     `anchor_jitter` is for training: the anchor moves up to that fraction of the event into it, an observation-centred
     window's up to that fraction of the way to the next anchor of its index. `history` None: events alone. All windows
     of a history have the same number of slots; rows are best filled if `row_frames` is a multiple of it.
+
+    `resolutions`: (height, width) in pixels of the training batches, one of them a batch, all equally often; empty: the
+    recording's. Evaluation keeps to the recording's.
     """
 
     rows: int = 8
@@ -87,6 +92,7 @@ class LoaderSettings(Layout):
     anchor_jitter: float = 0.0
     balance: bool = True
     history: HistorySettings | None = None
+    resolutions: Sequence[Sequence[int]] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,6 +103,8 @@ class LoaderSettings(Layout):
             raise InputError("data.max_latent_frames", self.max_latent_frames, f"2 to row_frames ({self.row_frames})")
         if not 0.0 <= self.anchor_jitter <= 1.0:
             raise InputError("data.anchor_jitter", self.anchor_jitter, "a fraction from 0 to 1")
+        object.__setattr__(self, "resolutions", tuple(tuple(size) for size in self.resolutions))
+        check_resolutions("data.resolutions", self.resolutions, self.spatial_compression)
         if self.history is not None and self.history.slots > self.row_frames:
             raise InputError("data.row_frames", self.row_frames, f"at least the {self.history.slots} slots of a window")
 

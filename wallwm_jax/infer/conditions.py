@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from wallwm_jax.core.errors import InputError
-from wallwm_jax.core.types import ARMS, UNIFIED_DIMENSION, EventBatch, Observation
+from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch, Observation
+from wallwm_jax.data.batch_arrays import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.settings import FRAMES_PER_LATENT, Layout, LoaderSettings
 from wallwm_jax.data.statistics import Statistics
@@ -176,40 +177,30 @@ def _write_state(
 
 def _batch(given: _Rows, embodiment: Embodiment, settings: WindowSettings | ChunkSettings) -> EventBatch:
     """The anchor is the last of the `observed_slots`; positions, times and action steps count from it."""
-    (rows, bucket, _, views, height, width, _), mask = given.frames.shape, given.frame_mask
-    anchor, per_latent = settings.observed_slots - 1, settings.steps_per_latent
-    order, actions = np.arange(bucket), np.arange(settings.actions(bucket))
-    action_mask = actions < given.steps[:, None]
-    cells = (height // settings.spatial_compression, width // settings.spatial_compression)
-    hz, column = embodiment.control_hz, (rows, 1)
-    return EventBatch(
+    (rows, bucket, _, views, height, width, _), anchor = given.frames.shape, settings.observed_slots - 1
+    shape = BatchShape(
+        rows=rows,
+        slots=bucket,
+        actions=settings.actions(bucket),
+        segments=1,
+        views=views,
+        text_length=settings.text_length,
+        cells=(height // settings.spatial_compression, width // settings.spatial_compression),
+        picture=None,
+    )
+    batch, clock = empty_batch(shape), Clock(embodiment.control_hz, settings.steps_per_latent)
+    for row, steps in enumerate(given.steps.tolist()):
+        if steps:
+            write_slots(batch, Place(row), np.flatnonzero(given.frame_mask[row]), anchor, clock)
+            write_steps(batch, Place(row), min(steps, shape.actions), anchor, clock)
+    batch.border_mask[...] = given.view_mask[..., None, None]
+    batch.anchor_positions[...] = anchor
+    return batch._replace(
         frames=given.frames,
-        frame_segment_ids=mask.astype(np.int32),
-        frame_positions=np.where(mask, order, 0).astype(np.int32),
-        frame_times=np.where(mask, (order - anchor) * per_latent / hz, 0).astype(np.float32),
-        frame_mask=mask,
-        observed_mask=mask & (order <= anchor),
         view_mask=given.view_mask,
-        border_mask=np.broadcast_to(given.view_mask[..., None, None], (*given.view_mask.shape, *cells)).copy(),
-        intrinsics=np.broadcast_to(np.eye(3, dtype=np.float32), (rows, bucket, views, 3, 3)),
-        extrinsics=np.broadcast_to(np.eye(4, dtype=np.float32), (rows, bucket, views, 4, 4)),
-        camera_mask=np.zeros((rows, bucket, views), bool),
-        effectors=np.zeros((rows, bucket, FRAMES_PER_LATENT, len(ARMS), 3), np.float32),
-        effector_mask=np.zeros((rows, bucket, FRAMES_PER_LATENT, len(ARMS)), bool),
-        actions=np.zeros((rows, len(actions), UNIFIED_DIMENSION), np.float32),
-        action_segment_ids=action_mask.astype(np.int32),
-        action_positions=np.where(action_mask, actions, 0).astype(np.int32),
-        action_frames=np.where(action_mask, anchor + actions // per_latent + 1, 0).astype(np.int32),
-        action_times=np.where(action_mask, (actions + 1) / hz, 0).astype(np.float32),
-        action_mask=action_mask,
         dof_mask=given.dof_mask[:, None],
         state=given.state[:, None],
-        text=np.zeros((*column, settings.text_length), np.int32),
-        text_mask=np.zeros((*column, settings.text_length), bool),
-        told_event=np.zeros(column, bool),
         segment_mask=(given.steps > 0)[:, None],
-        anchor_positions=np.full(column, anchor, np.int32),
         event_steps=given.steps[:, None],
-        truncated=(given.steps > len(actions))[:, None],
-        event_rows=np.full(column, -1, np.int32),
+        truncated=(given.steps > shape.actions)[:, None],
     )

@@ -15,45 +15,47 @@ from flax import linen as nn
 from flax.core import meta
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from wallwm_jax.core.types import UNIFIED_DIMENSION, PlanBatch
+from wallwm_jax.core.types import PlanBatch
 from wallwm_jax.models.reasoner_variants import ReasonerVariant
 from wallwm_jax.models.variants import Variant
-from wallwm_jax.nn.conditioner import CaptionHead, ProjectOut, RemainingTime
+from wallwm_jax.nn.conditioner import CaptionHead, ConditionerSizes, ProjectOut, RemainingTime
 from wallwm_jax.nn.layers import Linear, RMSNorm
-from wallwm_jax.nn.staircase import Staircase
+from wallwm_jax.nn.staircase import Staircase, StaircaseSizes
 from wallwm_jax.nn.text_encoder import TextEncoder
-from wallwm_jax.nn.vision_language import Tokens, TrunkFeatures, VisionLanguage
+from wallwm_jax.nn.vision_language import Tokens, TrunkFeatures, VisionLanguageTrunk, text_positions
 
 
 class Conditioner(nn.Module):
     """Stage 3: what is trained on the frozen trunk's hidden states (eq. 21)."""
 
-    layers: int
-    sizes: Any
+    sizes: ConditionerSizes
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.project_out = ProjectOut(self.layers, self.sizes, dtype=self.dtype)
-        self.caption = CaptionHead({**self.sizes, "mlp": 2 * self.sizes["language_embed"]}, self.dtype)
+        self.project_out = ProjectOut(self.sizes, dtype=self.dtype)
+        self.caption = CaptionHead(self.sizes, self.dtype)
         self.remaining = RemainingTime(self.sizes, self.dtype)
 
 
 class StaircaseBranch(nn.Module):
     """Stage 4: the branch above the relay depth, the prefix projector, and the latents' own project-out."""
 
-    variant: ReasonerVariant
-    trunk_sizes: Any
-    head_sizes: Any
+    sizes: StaircaseSizes
+    heads: ConditionerSizes
+    prefix_tokens: int
+    """Soft tokens that a latent gives the small language model."""
+    language_embed: int
+    """Width of that model."""
     dtype: Any = jnp.float32
 
     def setup(self):
-        row, sizes = self.variant, self.trunk_sizes
-        self.branch = Staircase(row.layers, row.relay_depth, row.latents, sizes, row.sections, self.dtype)
-        prefix = {"embed": row.embed, "latent": row.prefix, "language_embed": row.language_embed, "mlp": 2 * row.embed}
+        self.branch = Staircase(self.sizes, self.dtype)
+        width = self.sizes.trunk.embed
+        prefix = {"embed": width, "latent": self.prefix_tokens, "language_embed": self.language_embed, "mlp": 2 * width}
         self.prefix_norm = RMSNorm("embed", prefix)
         self.prefix_up = Linear("embed -> mlp", prefix, dtype=self.dtype)
         self.prefix_down = Linear("mlp -> latent language_embed", prefix, dtype=self.dtype)
-        self.project_out = ProjectOut(row.head_layers, self.head_sizes, True, self.dtype)
+        self.project_out = ProjectOut(self.heads, True, self.dtype)
 
     def prefix(self, latents: Float[Array, "B K embed"]) -> Float[Array, "B prefix language_embed"]:
         """Soft tokens for the small language model, `prefix` a latent."""
@@ -80,22 +82,13 @@ class Reasoner(nn.Module):
 
     def setup(self):
         row, world = self.variant, self.world
-        trunk = {"language_embed": row.embed, "heads": row.heads, "key_heads": row.key_heads, "mlp": row.mlp}
-        trunk |= {"head_dim": row.embed // row.heads, "vocabulary": row.vocabulary}
-        trunk |= {"patch": 3 * row.patch**2, "view": self.views}
-        small = trunk | {"language_embed": row.language_embed, "heads": row.language_heads, "mlp": row.language_mlp}
-        small |= {"key_heads": row.language_heads, "head_dim": row.language_embed // row.language_heads, "view": 0}
-        pairs = small["head_dim"] // 2
-        heads = {"embed": row.head_embed, "heads": row.head_heads, "head_dim": row.head_embed // row.head_heads}
-        heads |= {"mlp": row.head_mlp, "position": self.text_length, "text_embed": world.text_embed, "output": 1}
-        heads |= {"language_embed": row.embed, "vocabulary": row.vocabulary, "dof": UNIFIED_DIMENSION, "query": 4}
-        text = {"heads": world.text_heads, "head_dim": world.text_embed // world.text_heads, "mlp": world.text_mlp}
-        text |= {"text_embed": world.text_embed, "vocabulary": world.vocabulary, "relative": world.relative}
-        self.trunk = VisionLanguage(row.layers, trunk, row.sections, self.dtype)
-        self.language_model = VisionLanguage(row.language_layers, small, (pairs, 0, 0), self.dtype)
-        self.text_encoder = TextEncoder(world.text_layers, text, self.dtype)
-        self.conditioner = Conditioner(row.head_layers, heads, self.dtype)
-        self.staircase = StaircaseBranch(row, trunk, heads, self.dtype)
+        trunk, heads = row.trunk(self.views), row.conditioner(world.text_embed, self.text_length)
+        staircase = StaircaseSizes(trunk=trunk, relay_depth=row.relay_depth, latents=row.latents)
+        self.trunk = VisionLanguageTrunk(trunk, self.dtype)
+        self.language_model = VisionLanguageTrunk(row.language_model, self.dtype)
+        self.text_encoder = TextEncoder(world.text, self.dtype)
+        self.conditioner = Conditioner(heads, self.dtype)
+        self.staircase = StaircaseBranch(staircase, heads, row.prefix, row.language_embed, self.dtype)
 
     def __call__(self, batch: PlanBatch) -> tuple[Array, ...]:
         """Every part once: what initialisation runs."""
@@ -157,7 +150,7 @@ class Reasoner(nn.Module):
     def think(self, features: TrunkFeatures, schedule: str = "staircase") -> Float[Array, "B K embed"]:
         """The Staircase's latents (eqs. 16-17) after a prompt that `read` has read without room."""
         trunk = meta.unbox(self.trunk.variables["params"])
-        return self.staircase.branch(features, trunk["blocks"], schedule)
+        return self.staircase.branch.think(features, trunk["blocks"], schedule)
 
     def condition_by_latents(
         self, latents: Float[Array, "B K embed"]
@@ -173,7 +166,7 @@ class Reasoner(nn.Module):
         prefix = self.staircase.prefix(latents)
         words = self.language_model.embed_text(trace, trace_mask)
         real = jnp.concatenate([jnp.ones(prefix.shape[:2], bool), trace_mask], 1)
-        tokens = Tokens(jnp.concatenate([prefix, words], 1), _counted(real), real)
+        tokens = Tokens(jnp.concatenate([prefix, words], 1), text_positions(real), real)
         hidden = self.language_model.features(tokens).hidden[-1]
         return self.language_model.logits(hidden[:, -trace.shape[1] :])
 
@@ -183,7 +176,7 @@ class Reasoner(nn.Module):
 
     def encode_text(self, text: Int[Array, "B L"], text_mask: Bool[Array, "B L"]) -> Float[Array, "B L text_embed"]:
         """The world model's text features."""
-        return self.text_encoder(text[:, None], text_mask[:, None])[:, 0]
+        return self.text_encoder(text, text_mask)
 
     def _embed(self, batch: PlanBatch, text: Array, text_mask: Array) -> Tokens:
         return self.trunk.embed(patches(batch.views, self.variant.patch), batch.view_mask, text, text_mask)
@@ -195,8 +188,3 @@ def patches(views: UInt8[Array, "B V H W 3"], side: int) -> Float[Array, "B V ro
     grid = views.reshape(batch, count, height // side, side, width // side, side, 3)
     grid = jnp.swapaxes(grid, 3, 4).astype(jnp.float32) / 127.5 - 1.0
     return grid.reshape(batch, count, height // side, width // side, 3 * side**2)
-
-
-def _counted(mask: Bool[Array, "B N"]) -> Int[Array, "B N 3"]:
-    places = jnp.maximum(jnp.cumsum(mask, -1) - 1, 0)
-    return jnp.repeat(places[..., None], 3, -1)

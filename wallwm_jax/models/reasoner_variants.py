@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.models.variants import row_of
+from wallwm_jax.nn.conditioner import ConditionerSizes
+from wallwm_jax.nn.vision_language import VisionLanguageSizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,45 @@ class ReasonerVariant:
             raise InputError("reasoner.sections", self.sections, f"a sum of {self.embed // self.heads // 2}")
         if not 0 < self.relay_depth < self.layers:
             raise InputError("reasoner.relay_depth", self.relay_depth, f"1 to {self.layers - 1}")
+
+    def trunk(self, views: int) -> VisionLanguageSizes:
+        """Sizes of the trunk, for that many cameras."""
+        return VisionLanguageSizes(
+            layers=self.layers,
+            embed=self.embed,
+            heads=self.heads,
+            key_heads=self.key_heads,
+            mlp=self.mlp,
+            sections=self.sections,
+            vocabulary=self.vocabulary,
+            patch=3 * self.patch**2,
+            views=views,
+        )
+
+    @property
+    def language_model(self) -> VisionLanguageSizes:
+        """Sizes of the small language model."""
+        return VisionLanguageSizes(
+            layers=self.language_layers,
+            embed=self.language_embed,
+            heads=self.language_heads,
+            key_heads=self.language_heads,
+            mlp=self.language_mlp,
+            vocabulary=self.vocabulary,
+        )
+
+    def conditioner(self, text_embed: int, text_length: int) -> ConditionerSizes:
+        """Sizes of the heads, for a text encoder's width and a caption's tokens."""
+        return ConditionerSizes(
+            trunk_embed=self.embed,
+            embed=self.head_embed,
+            heads=self.head_heads,
+            mlp=self.head_mlp,
+            layers=self.head_layers,
+            text_embed=text_embed,
+            text_length=text_length,
+            vocabulary=self.vocabulary,
+        )
 
 
 REASONERS: Mapping[str, ReasonerVariant] = {

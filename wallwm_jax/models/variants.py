@@ -8,6 +8,7 @@ from wallwm_jax.core.config import check_keys
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.nn.action_dit import ActionDiTSizes
 from wallwm_jax.nn.guidance.guidance import GuidanceSizes
+from wallwm_jax.nn.text_encoder import TextEncoderSizes
 from wallwm_jax.nn.video_codec import HaarCodec, VideoCodec
 from wallwm_jax.nn.video_dit import VideoDiTSizes
 
@@ -150,6 +151,18 @@ class Variant:
             arms=self.arms,
             duration_embed=self.duration_embed,
             frequency=self.frequency,
+        )
+
+    @property
+    def text(self) -> TextEncoderSizes:
+        """Sizes of the text encoder."""
+        return TextEncoderSizes(
+            layers=self.text_layers,
+            embed=self.text_embed,
+            heads=self.text_heads,
+            mlp=self.text_mlp,
+            vocabulary=self.vocabulary,
+            buckets=self.relative,
         )
 
 

@@ -63,9 +63,7 @@ class WorldAction(nn.Module):
     def setup(self):
         row = self.variant
         video, action = row.video_sizes(self.views), row.action_sizes
-        text = {"heads": row.text_heads, "head_dim": row.text_embed // row.text_heads, "text_embed": row.text_embed}
-        text |= {"mlp": row.text_mlp, "vocabulary": row.vocabulary, "relative": row.relative}
-        self.text_encoder = TextEncoder(row.text_layers, text, self.dtype)
+        self.text_encoder = TextEncoder(row.text, self.dtype)
         self.video_tower = VideoTower(video, self.dtype, name="video")
         self.action_tower = ActionTower(action, self.dtype, name="action")
         self.guidance = Guidance(row.guidance_sizes(self.views), row.codec, self.dtype)

@@ -4,6 +4,7 @@
 how long the event will still take.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +13,45 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from wallwm_jax.core.types import UNIFIED_DIMENSION
 from wallwm_jax.nn.attention import Heads, attend, attention_mask
 from wallwm_jax.nn.layers import FeedForward, GatedFeedForward, Linear, RMSNorm
 from wallwm_jax.nn.parameters import Initializer, normal, parameter, zeros
 
 _TYPICAL_STEPS = 20.0
 """What an untrained regressor answers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConditionerSizes:
+    """Sizes of the heads on a trunk's hidden states.
+
+    Attributes:
+      trunk_embed: width of the hidden states.
+      embed, heads, mlp, layers: of the project-out's and the remaining time's reading blocks.
+      text_embed: width of the text encoder's features.
+      text_length: L, tokens of a caption in the text encoder's counting.
+      vocabulary: the trunk's.
+      questions: what the remaining time asks of the hidden states.
+    """
+
+    trunk_embed: int
+    embed: int
+    heads: int
+    mlp: int
+    layers: int
+    text_embed: int
+    text_length: int
+    vocabulary: int
+    questions: int = 4
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Sizes of the axes that parameters declare."""
+        axes = {"language_embed": self.trunk_embed, "embed": self.embed, "heads": self.heads, "mlp": self.mlp}
+        axes |= {"head_dim": self.embed // self.heads, "position": self.text_length, "text_embed": self.text_embed}
+        axes |= {"vocabulary": self.vocabulary, "query": self.questions, "dof": UNIFIED_DIMENSION}
+        return axes | {"output": 1}
 
 
 class Reading(nn.Module):
@@ -78,13 +112,10 @@ class ProjectOut(nn.Module):
     with which the text encoder itself ends. DECIDE (WALL-WM 5 gives an aligned head and no form for it).
 
     Attributes:
-      layers: reading blocks.
-      sizes: must give embed, language_embed, heads, head_dim, mlp, position (L), text_embed, output (1).
       presence: whether it also says which of the L places the text reaches, for a text that nobody has written.
     """
 
-    layers: int
-    sizes: Mapping[str, int]
+    sizes: ConditionerSizes
     presence: bool = False
     dtype: Any = jnp.float32
 
@@ -97,12 +128,12 @@ class ProjectOut(nn.Module):
     ) -> tuple[Float[Array, "B L text_embed"], Float[Array, "B L"] | None]:
         """Features, and for every place the log odds that the text reaches it. `own_mask` says where it does, if that
         is known: features are zero elsewhere, and no place reads one."""
-        sizes, batch = self.sizes, len(source)
+        sizes, batch = self.sizes.axes, len(source)
         source = RMSNorm("language_embed", sizes, name="source_norm")(source)
         place = parameter(self, "place", "[position] embed", sizes, normal(1.0))
         real = jnp.ones((batch, len(place)), bool) if own_mask is None else own_mask
         x = jnp.broadcast_to(place, (batch, *place.shape)).astype(self.dtype)
-        for number in range(self.layers):
+        for number in range(self.sizes.layers):
             x = ReadingBlock(sizes, self.dtype, name=f"block{number}")(x, source, source_mask, real)
         x = RMSNorm("embed", sizes, name="norm")(x)
         features = Linear("embed -> text_embed @adamw", sizes, dtype=self.dtype, name="features")(x)
@@ -112,18 +143,14 @@ class ProjectOut(nn.Module):
 
 
 class CaptionHead(nn.Module):
-    """Hidden state of a token -> scores of the caption's next token; fp32.
+    """Hidden state of a token -> scores of the caption's next token; fp32. Its network is twice the trunk's width."""
 
-    Attributes:
-      sizes: must give language_embed, mlp, vocabulary.
-    """
-
-    sizes: Mapping[str, int]
+    sizes: ConditionerSizes
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B n language_embed"]) -> Float[Array, "B n vocabulary"]:
-        sizes = self.sizes
+        sizes = self.sizes.axes | {"mlp": 2 * self.sizes.trunk_embed}
         x = RMSNorm("language_embed", sizes, name="norm")(hidden)
         x = x + GatedFeedForward("language_embed", sizes, dtype=self.dtype, name="mlp")(x)
         x = RMSNorm("language_embed", sizes, name="output_norm")(x)
@@ -131,13 +158,9 @@ class CaptionHead(nn.Module):
 
 
 class RemainingTime(nn.Module):
-    """Log control steps that remain of an event, read from the trunk's tokens and the robot's state; fp32.
+    """Log control steps that remain of an event, read from the trunk's tokens and the robot's state; fp32."""
 
-    Attributes:
-      sizes: must give embed, language_embed, heads, head_dim, mlp, dof, query (questions asked), output (1).
-    """
-
-    sizes: Mapping[str, int]
+    sizes: ConditionerSizes
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -148,7 +171,7 @@ class RemainingTime(nn.Module):
         state: Float[Array, "B 26"],
         dof_mask: Bool[Array, "B 26"],
     ) -> Float[Array, "B"]:
-        sizes = self.sizes
+        sizes = self.sizes.axes
         hidden = RMSNorm("language_embed", sizes, name="source_norm")(hidden)
         known = jnp.concatenate([jnp.where(dof_mask, state, 0.0), dof_mask.astype(jnp.float32)], -1)
         inputs = {**sizes, "dof": 2 * sizes["dof"]}

@@ -77,13 +77,14 @@ class RMSNorm(nn.Module):
 
     axes: str
     sizes: Mapping[str, int]
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch_and_axes"]) -> Float[Array, "*batch_and_axes"]:
         scale = parameter(self, "scale", self.axes, self.sizes, ones)
         over = tuple(range(-scale.ndim, 0))
         x = x.astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.mean(x * x, over, keepdims=True) + EPSILON) * scale
+        return x * jax.lax.rsqrt(jnp.mean(x * x, over, keepdims=True) + self.epsilon) * scale
 
 
 def sinusoid(

@@ -1,19 +1,54 @@
 """Text encoder of T5 structure (as UMT5): RMS norms, relative position bias in every layer, gated GELU."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from wallwm_jax.core.errors import InputError
 from wallwm_jax.nn.activations import lay_out
 from wallwm_jax.nn.attention import AttentionMask, Heads, attend, attention_mask
 from wallwm_jax.nn.layers import GatedFeedForward, Linear, RMSNorm
 from wallwm_jax.nn.parameters import normal, parameter
 
 _FARTHEST = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderSizes:
+    """Sizes of a text encoder. UMT5-XXL: 24 layers, 4096, 64 heads, 10240, 256384 tokens.
+
+    Attributes:
+      layers: depth.
+      embed: width of the residual stream and of the features, a multiple of `heads`.
+      heads: attention heads.
+      mlp: hidden width of the feed-forward network.
+      vocabulary: token ids are below this.
+      buckets: T5's buckets of relative distance, half of them for each sign.
+
+    Raises:
+      InputError: a width that the heads do not divide.
+    """
+
+    layers: int
+    embed: int
+    heads: int
+    mlp: int
+    vocabulary: int
+    buckets: int = 32
+
+    def __post_init__(self):
+        if self.embed % self.heads:
+            raise InputError("embed", self.embed, f"a multiple of {self.heads} heads")
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Sizes of the axes that parameters declare."""
+        axes = {"text_embed": self.embed, "heads": self.heads, "head_dim": self.embed // self.heads, "mlp": self.mlp}
+        return axes | {"vocabulary": self.vocabulary, "relative": self.buckets}
 
 
 def relative_buckets(length: int, buckets: int) -> Int[Array, "L L"]:
@@ -30,14 +65,14 @@ def relative_buckets(length: int, buckets: int) -> Int[Array, "L L"]:
 class TextBlock(nn.Module):
     """One layer. Scores are scaled by 1 / sqrt(head_dim); T5 leaves the factor in its query weights."""
 
-    sizes: Mapping[str, int]
+    sizes: TextEncoderSizes
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "N L text_embed"], mask: AttentionMask, buckets: Int[Array, "L L"]
     ) -> tuple[Float[Array, "N L text_embed"], None]:
-        sizes, dtype, x = self.sizes, self.dtype, lay_out(x, "captions letters text_embed")
+        sizes, dtype, x = self.sizes.axes, self.dtype, lay_out(x, "captions letters text_embed")
         table = parameter(self, "relative_bias", "[relative] heads", sizes, normal(0.1))
         inner = RMSNorm("text_embed", sizes, name="attention_norm")(x)
         query, key, value = (
@@ -53,19 +88,29 @@ class TextBlock(nn.Module):
 class TextEncoder(nn.Module):
     """Token ids to features; padded tokens come out as exact zeros.
 
-    Attributes:
-      layers: depth.
-      sizes: must give text_embed, heads, head_dim, mlp, vocabulary, relative.
+    Two captions of up to three tokens:
+
+        encoder = TextEncoder(sizes=TextEncoderSizes(layers=2, embed=64, heads=4, mlp=128, vocabulary=259))
+        text, mask = jnp.array([[5, 6, 1], [7, 1, 0]]), jnp.array([[1, 1, 1], [1, 1, 0]], bool)
+        variables = unbox(encoder.init(jax.random.key(0), text, mask))
+        features = encoder.apply(variables, text, mask)  # [2, 3, 64]
     """
 
-    layers: int
-    sizes: Mapping[str, int]
+    sizes: TextEncoderSizes
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, text: Int[Array, "B S L"], text_mask: Bool[Array, "B S L"]) -> Float[Array, "B S L text_embed"]:
-        rows, segments, length = text.shape
-        table = parameter(self, "embedding", "[vocabulary] text_embed", self.sizes, normal(1.0))
+    def __call__(
+        self, text: Int[Array, "*batch L"], text_mask: Bool[Array, "*batch L"]
+    ) -> Float[Array, "*batch L text_embed"]:
+        """Features, fp32.
+
+        Args:
+            text: token ids; anything where the mask is False.
+            text_mask: True on real tokens.
+        """
+        axes, length = self.sizes.axes, text.shape[-1]
+        table = parameter(self, "embedding", "[vocabulary] text_embed", axes, normal(1.0))
         real = text_mask.reshape(-1, length)
         # Ids in the padding may be anything; they must not read outside the table.
         tokens = jnp.where(real, text.reshape(-1, length), 0)
@@ -76,9 +121,9 @@ class TextEncoder(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
-            length=self.layers,
+            length=self.sizes.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = stack(self.sizes, self.dtype, name="layers")(x, mask, relative_buckets(length, self.sizes["relative"]))
-        x = RMSNorm("text_embed", self.sizes, name="norm")(x)
-        return jnp.where(text_mask[..., None], x.reshape(rows, segments, length, -1), 0.0)
+        x, _ = stack(self.sizes, self.dtype, name="layers")(x, mask, relative_buckets(length, self.sizes.buckets))
+        x = RMSNorm("text_embed", axes, name="norm")(x)
+        return jnp.where(text_mask[..., None], x.reshape(*text.shape, -1), 0.0)

@@ -1,4 +1,11 @@
-"""Codecs between frames and latents. `HaarCodec` is analytic: an orthonormal 3-D Haar wavelet transform."""
+"""Codecs between frames and latents: the protocol, whole videos in plain arrays (`encode_video`, `decode_video`), and
+`HaarCodec`, an analytic codec: an orthonormal 3-D Haar wavelet transform.
+
+    codec = HaarCodec(spatial_levels=3, kept_spatial=16, kept_temporal=2)
+    frames = jnp.zeros((2, 9, 1, 64, 96, 3), jnp.uint8)
+    latents = encode_video(codec, frames)  # [2, 3, 1, 8, 12, 96]
+    floats = decode_video(codec, latents)  # [2, 9, 1, 64, 96, 3]
+"""
 
 import dataclasses
 import functools
@@ -6,14 +13,18 @@ from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from wallwm_jax.core.errors import InputError
 
 
 @runtime_checkable
 class VideoCodec(Protocol):
-    """Frames in [-1, 1] <-> latents, with the temporal rule 1 + 4N frames -> 1 + N latents by groups of 4 frames."""
+    """Frames in [-1, 1] <-> latents by groups of R frames; whole videos follow the rule 1 + R N -> 1 + N."""
+
+    @property
+    def group(self) -> int:
+        """R: frames a latent."""
 
     @property
     def channels(self) -> int:
@@ -24,10 +35,41 @@ class VideoCodec(Protocol):
         """Pixels a latent cell covers, along height and width."""
 
     def encode_groups(self, frames: Float[Array, "*batch R H W 3"]) -> Float[Array, "*batch h w C"]:
-        """One latent a group of R = 4 frames."""
+        """One latent a group of R frames."""
 
     def decode_groups(self, latents: Float[Array, "*batch h w C"]) -> Float[Array, "*batch R H W 3"]:
-        """The groups of R = 4 frames."""
+        """The groups of R frames."""
+
+
+def encode_video(
+    codec: VideoCodec, frames: UInt8[Array, "B T V H W 3"] | Float[Array, "B T V H W 3"]
+) -> Float[Array, "B F V h w C"]:
+    """T = 1 + R N frames -> F = 1 + N latents, fp32. The first frame is repeated to fill the first group, so that
+    latent 0 is of frame 0 alone, and latent f >= 1 of the frames R (f - 1) + 1 to R f.
+
+    Args:
+        frames: 0..255 as uint8, or floats in [-1, 1].
+
+    Raises:
+        InputError: a number of frames that is not 1 + R N, or a picture that the codec's cells do not divide.
+    """
+    count = codec.group
+    if frames.shape[1] % count != 1:
+        raise InputError("frames", f"{frames.shape[1]} frames", f"1 + {count} N")
+    if frames.dtype == jnp.uint8:
+        frames = frames.astype(jnp.float32) / 127.5 - 1.0
+    first, rest = jnp.split(frames, [1], axis=1)
+    filled = jnp.concatenate([jnp.repeat(first, count, axis=1), rest], axis=1)
+    groups = filled.reshape(len(filled), -1, count, *filled.shape[2:])
+    return codec.encode_groups(jnp.moveaxis(groups, 2, 3))
+
+
+def decode_video(codec: VideoCodec, latents: Float[Array, "B F V h w C"]) -> Float[Array, "B T V H W 3"]:
+    """F = 1 + N latents -> T = 1 + R N frames, floats in about [-1, 1]; frame 0 is the mean of the first group."""
+    groups = jnp.moveaxis(codec.decode_groups(latents), 3, 2)
+    first = jnp.mean(groups[:, :1], axis=2)
+    rest = groups[:, 1:]
+    return jnp.concatenate([first, rest.reshape(len(rest), -1, *rest.shape[3:])], axis=1)
 
 
 @functools.cache
@@ -142,26 +184,6 @@ class HaarCodec:
         cells = latents.reshape(-1, channels // 3) @ self._matrices()[1].T
         cells = cells.reshape(-1, rows, columns, 3, self.group, side, side).transpose(0, 4, 1, 5, 2, 6, 3)
         return cells.reshape(*batch, self.group, rows * side, columns * side, 3)
-
-    def encode(self, frames: Float[Array, "*batch T H W 3"]) -> Float[Array, "*batch latents h w C"]:
-        """1 + 4N frames -> 1 + N latents: the first frame is repeated to fill the first group."""
-        time = frames.ndim - 4
-        if frames.shape[time] % self.group != 1:
-            raise InputError("frames", f"{frames.shape[time]} frames", f"1 + {self.group} N")
-        first, rest = jnp.split(frames, [1], time)
-        filled = jnp.concatenate([jnp.repeat(first, self.group, time), rest], time)
-        shape = filled.shape
-        groups = filled.reshape(*shape[:time], -1, self.group, *shape[time + 1 :])
-        return self.encode_groups(groups)
-
-    def decode(self, latents: Float[Array, "*batch latents h w C"]) -> Float[Array, "*batch T H W 3"]:
-        """1 + N latents -> 1 + 4N frames; the first is the mean of the first group."""
-        groups = self.decode_groups(latents)
-        time = groups.ndim - 5
-        shape = groups.shape
-        frames = groups.reshape(*shape[:time], -1, *shape[time + 2 :])
-        first, rest = jnp.split(frames, [self.group], time)
-        return jnp.concatenate([jnp.mean(first, time, keepdims=True), rest], time)
 
 
 def _block_sums(values: Array, axis: int, block: int) -> Array:

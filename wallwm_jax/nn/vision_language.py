@@ -4,14 +4,15 @@ What other parts read is `TrunkFeatures`, which a converted pretrained model fil
 module is a language model.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from wallwm_jax.nn.language import KeyValues, causal_context, empty_key_values, language_stack
+from wallwm_jax.core.errors import InputError
+from wallwm_jax.nn.language import KeyValues, LanguageSizes, causal_context, empty_key_values, language_stack
 from wallwm_jax.nn.layers import Linear, RMSNorm
 from wallwm_jax.nn.parameters import normal, parameter
 
@@ -38,29 +39,56 @@ class TrunkFeatures(NamedTuple):
     """The position of the token that would come next, on all three axes."""
 
 
-class VisionLanguage(nn.Module):
-    """The trunk. Methods are called as `trunk.apply({"params": params}, ..., method="features")`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionLanguageSizes(LanguageSizes):
+    """Sizes of a trunk: those of its blocks, and of its inputs.
 
     Attributes:
-      layers: depth.
-      sizes: must give language_embed, heads, key_heads, head_dim, mlp, vocabulary, patch (values of an image patch) and
-        view (cameras; 0 for a language model).
-      sections: rotation pairs turned by time, row and column; they sum to head_dim / 2.
+      vocabulary: token ids are below this.
+      patch: values of an image patch, 3 x side^2 for pixels.
+      views: cameras; 0 for a language model.
     """
 
-    layers: int
-    sizes: Mapping[str, int]
-    sections: Sequence[int]
+    vocabulary: int
+    patch: int = 0
+    views: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.views and not self.patch:
+            raise InputError("patch", self.patch, f"values of an image patch, for {self.views} views")
+
+    @property
+    def axes(self) -> dict[str, int]:
+        return super().axes | {"vocabulary": self.vocabulary, "patch": self.patch, "view": self.views}
+
+
+class VisionLanguageTrunk(nn.Module):
+    """The trunk. `__call__` gives the next token's scores; other methods are called as
+    `trunk.apply({"params": params}, ..., method="read")`.
+
+    A language model that reads a caption of three tokens, and one of two:
+
+        trunk = VisionLanguageTrunk(
+            sizes=VisionLanguageSizes(layers=2, embed=32, heads=4, key_heads=2, mlp=64, vocabulary=259)
+        )
+        text, mask = jnp.array([[5, 6, 7], [8, 9, 0]]), jnp.array([[1, 1, 1], [1, 1, 0]], bool)
+        variables = unbox(trunk.init(jax.random.key(0), None, None, text, mask))
+        scores = trunk.apply(variables, None, None, text, mask)  # [2, 3, 259]
+        features = trunk.apply(variables, None, None, text, mask, method="read")
+    """
+
+    sizes: VisionLanguageSizes
     dtype: Any = jnp.float32
 
     def setup(self):
-        sizes = dict(self.sizes)
-        self.embedding = parameter(self, "embedding", "[vocabulary] language_embed", sizes, normal(0.02))
-        if sizes["view"]:
-            self.patch_embedding = Linear("patch -> language_embed @adamw", sizes, dtype=self.dtype)
-            self.view_embedding = parameter(self, "view_embedding", "[view] language_embed", sizes, normal(0.02))
-        self.blocks = language_stack(self.layers, sizes, self.dtype)
-        self.norm = RMSNorm("language_embed", sizes)
+        sizes, axes = self.sizes, self.sizes.axes
+        self.embedding = parameter(self, "embedding", "[vocabulary] language_embed", axes, normal(0.02))
+        if sizes.views:
+            self.patch_embedding = Linear("patch -> language_embed @adamw", axes, dtype=self.dtype)
+            self.view_embedding = parameter(self, "view_embedding", "[view] language_embed", axes, normal(0.02))
+        self.blocks = language_stack(sizes, self.dtype)
+        self.norm = RMSNorm("language_embed", axes, sizes.epsilon)
 
     def __call__(
         self,
@@ -69,9 +97,28 @@ class VisionLanguage(nn.Module):
         text: Int[Array, "B L"],
         text_mask: Bool[Array, "B L"],
     ) -> Float[Array, "B L vocabulary"]:
-        """Logits of the token after each text token; fp32."""
-        features = self.features(self.embed(images, view_mask, text, text_mask))
+        """Scores of the token after each text token; fp32.
+
+        Args:
+            images: patches of the pictures of every view, in any scale that training had; None without pictures.
+            view_mask: which views are there; None without pictures.
+            text: token ids; anything where the mask is False.
+            text_mask: True on real tokens, which come first.
+        """
+        features = self.read(images, view_mask, text, text_mask)
         return self.logits(features.hidden[-1][:, -text.shape[1] :])
+
+    def read(
+        self,
+        images: Float[Array, "B V rows columns patch"] | None,
+        view_mask: Bool[Array, "B V"] | None,
+        text: Int[Array, "B L"],
+        text_mask: Bool[Array, "B L"],
+        room: int = 0,
+    ) -> TrunkFeatures:
+        """Everything that the trunk shows of pictures and text: hidden states, keys and values of every layer. `room`
+        slots are kept for `extend`."""
+        return self.features(self.embed(images, view_mask, text, text_mask), room)
 
     def embed(
         self,
@@ -83,7 +130,7 @@ class VisionLanguage(nn.Module):
         """Image patches view by view, then text. Masked views and text keep their slots and are never seen."""
         words = self.embed_text(text, text_mask)
         if images is None:
-            return Tokens(words, _text_positions(text_mask, 0), text_mask)
+            return Tokens(words, text_positions(text_mask), text_mask)
         batch, views, rows, columns, _ = images.shape
         patches = self.patch_embedding(images) + self.view_embedding[:, None, None]
         side = max(rows, columns)
@@ -92,7 +139,7 @@ class VisionLanguage(nn.Module):
         places = jnp.broadcast_to(places, (batch, views * rows * columns, 3))
         return Tokens(
             jnp.concatenate([patches.reshape(batch, -1, patches.shape[-1]), words], 1),
-            jnp.concatenate([places, _text_positions(text_mask, views * side)], 1),
+            jnp.concatenate([places, text_positions(text_mask, views * side)], 1),
             jnp.concatenate([jnp.repeat(view_mask, rows * columns, axis=1), text_mask], 1),
         )
 
@@ -104,8 +151,8 @@ class VisionLanguage(nn.Module):
         """The whole sequence in one pass, with `room` further slots for `extend`."""
         batch, length = tokens.mask.shape
         real = jnp.pad(tokens.mask, ((0, 0), (0, room)))
-        stored = empty_key_values(self.layers, batch, length + room, self.sizes, self.dtype)
-        context = causal_context(tokens.positions, self.sections, real, 0)
+        stored = empty_key_values(self.sizes, batch, length + room, self.dtype)
+        context = causal_context(tokens.positions, self.sizes, real, 0)
         _, (memory, hidden) = self.blocks(tokens.embeddings, stored, context)
         hidden = jnp.concatenate([tokens.embeddings[None].astype(hidden.dtype), hidden])
         last = jnp.max(jnp.where(tokens.mask[..., None], tokens.positions, -1), axis=(1, 2))
@@ -119,7 +166,7 @@ class VisionLanguage(nn.Module):
         slots = jnp.arange(features.mask.shape[1])
         real = features.mask | ((slots >= start) & (slots < start + count))[None]
         places = features.next_position[:, None] + jnp.arange(count)
-        context = causal_context(jnp.repeat(places[..., None], 3, -1), self.sections, real, start)
+        context = causal_context(jnp.repeat(places[..., None], 3, -1), self.sizes, real, start)
         _, (memory, hidden) = self.blocks(embeddings, features.memory, context)
         hidden = jnp.concatenate([embeddings[None].astype(hidden.dtype), hidden])
         return TrunkFeatures(hidden, memory, real, features.next_position + count)
@@ -129,7 +176,7 @@ class VisionLanguage(nn.Module):
         return self.norm(hidden) @ self.embedding.T.astype(jnp.float32)
 
 
-def _text_positions(mask: Bool[Array, "B L"], first: int) -> Int[Array, "B L 3"]:
+def text_positions(mask: Bool[Array, "B L"], first: int = 0) -> Int[Array, "B L 3"]:
     """Real tokens count up from `first`; padding does not count."""
     places = first + jnp.maximum(jnp.cumsum(mask, -1) - 1, 0)
     return jnp.repeat(places[..., None], 3, -1)

@@ -19,6 +19,7 @@ class LatentStandIn:
 
     channels: int
     spatial_compression: int
+    group: int = FRAMES_PER_LATENT
 
     def encode_groups(self, frames: Float[Array, "*batch R H W 3"]) -> Float[Array, "*batch h w C"]:
         *batch, group, height, width, colours = frames.shape
@@ -32,7 +33,7 @@ class LatentStandIn:
         for axis in (-2, -1):
             grey = jnp.repeat(grey, self.spatial_compression, axis)
         *batch, height, width = grey.shape
-        return jnp.broadcast_to(grey[..., None, :, :, None], (*batch, FRAMES_PER_LATENT, height, width, 3))
+        return jnp.broadcast_to(grey[..., None, :, :, None], (*batch, self.group, height, width, 3))
 
 
 def with_codec(variant: Variant, spatial_compression: int) -> Variant:
