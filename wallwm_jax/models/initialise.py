@@ -16,12 +16,13 @@ from wallwm_jax.nn.parameters import declarations, unbox
 
 
 def abstract_inputs(model: WorldAction, batch: EventBatch, draws: int = 1) -> tuple[Any, ...]:
-    """Zero inputs of `WorldAction.__call__` that fit `batch`."""
+    """Inputs of `WorldAction.__call__`: `batch` (with zero latents unless it has its own), no noise, times of one."""
     rows, segments = batch.segment_mask.shape
     noisy_video = jnp.zeros((*batch.border_mask.shape, model.variant.channels))
     noisy_action = jnp.zeros((rows, draws, *batch.actions.shape[1:]))
+    given = batch if batch.latents is not None else batch._replace(latents=noisy_video)
     times = jnp.ones((rows, segments)), jnp.ones((rows, draws, segments))
-    return batch, noisy_video, noisy_action, *times, noisy_video
+    return given, noisy_video, noisy_action, *times
 
 
 def init_parameters(

@@ -80,11 +80,9 @@ class WorldAction(nn.Module):
         noisy_action: Float[Array, "B K A 26"],
         video_time: Float[Array, "B S"],
         action_time: Float[Array, "B K S"],
-        latents: Float[Array, "B F V h w C"] | None = None,
     ) -> JointOutput:
-        """One joint pass. Observed slots are those of `latents`, else of the batch's latents, else of its frames."""
-        latents = batch.latents if latents is None else latents
-        latents = self.encode_frames(batch.frames) if latents is None else latents
+        """One joint pass. Observed slots are those of the batch's latents, or else of its frames."""
+        latents = self.encode_frames(batch.frames) if batch.latents is None else batch.latents
         observed = self.keyframes(batch, latents)
         text = {"text_features": self.encode_text(batch.text, batch.text_mask), "text_mask": batch.text_mask}
         noisy_video = self._with_keyframes(batch, noisy_video, observed)
