@@ -92,10 +92,8 @@ def run(specification: str, overrides: list[str], workdir: str, accept: Sequence
         if not trained.finished:
             return False
         if trained.signal:
-            text = (
-                f"asked to stop ({trained.signal}): the same command goes on after the stage that has just been trained"
-            )
-            Console().print(text, soft_wrap=True)
+            text = "the same command goes on after the stage that has just been trained"
+            Console().print(f"asked to stop ({trained.signal}): {text}", soft_wrap=True)
             return False
     if jax.process_count() == 1:
         evaluate(folder)
