@@ -129,6 +129,14 @@ def test_a_step_is_there_when_its_manifest_is(saved):
         check_all_committed(saved)
 
 
+def test_a_folder_that_is_being_cleared_away_is_no_lost_step(saved, monkeypatch):
+    """The first process of a run removes what was interrupted while the others look for steps that have lost their
+    manifest: one that is gone when they come to it is none of these."""
+    gone = [saved / "3", saved / "9"]
+    monkeypatch.setattr(checkpoint, "_step_folders", lambda directory: gone)
+    check_all_committed(saved)
+
+
 def test_no_folder_is_renamed(tmp_path, monkeypatch):
     """An object store renames a folder file by file, and not at once: a save and the removal of an old step do without.
     Files may be renamed, which is one operation there."""

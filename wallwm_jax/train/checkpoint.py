@@ -278,8 +278,12 @@ def _clear_uncommitted(directory: pathlib.Path) -> None:
 
 
 def _is_uncommitted(folder: pathlib.Path) -> bool:
-    """Whether a folder without a manifest is what a save or a removal left that was interrupted."""
-    return (folder / UNCOMMITTED).is_file() or not any(folder.iterdir())
+    """Whether a folder without a manifest is what a save or a removal left that was interrupted, or is gone: the first
+    process of a run may be removing it while others look."""
+    try:
+        return (folder / UNCOMMITTED).is_file() or not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
 
 
 def _clear(folder: pathlib.Path) -> None:
