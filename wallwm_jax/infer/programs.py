@@ -102,8 +102,9 @@ class Programs:
         encoded = self.run("text", 0, self._parameters, tokens, mask)
         return TextCondition(*(np.asarray(part)[: len(captions)] for part in encoded))
 
-    def observe(self, batch: EventBatch, given: TextCondition, chosen: Sequence[int]) -> tuple[Condition, Array]:
-        """What the rows of `batch` condition on, with the texts `chosen` of `given`; and the expected control steps."""
+    def observe(self, batch: EventBatch, given: TextCondition, chosen: Sequence[int]) -> tuple[Condition, Array | None]:
+        """What the rows of `batch` condition on, with the texts `chosen` of `given`; and the expected control steps,
+        None if the model has no duration head."""
         rows = TextCondition(*(_rows(part, chosen, self.rows) for part in given))
         return self.run("observe", 0, self._parameters, batch, rows)
 
