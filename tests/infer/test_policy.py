@@ -14,6 +14,7 @@ from wallwm_jax.infer.driver import WAIT, PolicySettings
 from wallwm_jax.infer.event_driver import EventDriver
 from wallwm_jax.infer.event_mode import EventMode, EventModeSettings
 from wallwm_jax.infer.observations import blank_observation
+from wallwm_jax.infer.planner import LONG_CAPTION
 from wallwm_jax.infer.policy import Policy
 from wallwm_jax.infer.reasoning import NextEvent, Reasoning
 from wallwm_jax.infer.request import Request
@@ -172,6 +173,21 @@ def test_told_nothing_it_holds_still_and_says_so(policy, robot):
         assert held.failure.name == EMPTY_TEXT and (held.actions == held.actions[0]).all()
         with pytest.raises(InputError, match="instruction of robot 0"):
             policy(mode, INSTRUCTION).infer(robot(0))
+
+
+@pytest.mark.parametrize("caption, name", [("", EMPTY_TEXT), ("lift the very long caption", LONG_CAPTION)])
+def test_a_planner_that_talks_nonsense_is_a_named_failure(drivers, robot, caption, name):
+    """Its captions come from a network: no error reaches the robot's loop, the pose is held, nothing is remembered."""
+
+    class Nonsense(Script):
+        def next_events(self, requests):
+            return [NextEvent(caption, 4.0) for _ in requests]
+
+    for kind, mode in ((EventDriver, drivers["event"].mode), (UnifiedDriver, drivers["unified"].mode)):
+        policy = Policy(kind(mode, Nonsense(mode)), PLANNER)
+        held = policy.infer(robot(0), "tidy up")
+        assert held.failure.name == name and not held.finished and (held.actions == held.actions[0]).all()
+        assert policy._rollouts[0].done == ()
 
 
 def test_warming_up_compiles_everything(policy, drivers, robot):
