@@ -20,5 +20,6 @@ def test_a_journey_takes_fifteen_lines_and_runs(script, request, monkeypatch, tm
     assert "tests" not in text
     arguments = [str(request.getfixturevalue("run_folder"))] if RUN_FOLDER in text else []
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script), run_name="__main__")

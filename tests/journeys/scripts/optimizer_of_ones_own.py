@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from wallwm_jax.core.axes import declare
 from wallwm_jax.optim.builder import build_optimizer
-from wallwm_jax.train.settings import default_config, stage_settings
-from wallwm_jax.train.stages import stage_of
+from wallwm_jax.train.defaults import default_config
+from wallwm_jax.train.families import stage_of
+from wallwm_jax.train.settings import stage_settings
 
 CHAIN = "import optax\ndef chain(rate, decay):\n    by_rate = optax.scale_by_learning_rate(rate)\n"
 pathlib.Path("my_module.py").write_text(CHAIN + "    return optax.chain(optax.add_decayed_weights(decay), by_rate)\n")
