@@ -10,6 +10,7 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.train.checkpoint import CheckpointStore, Records
 from wallwm_jax.train.families import stage_of
 from wallwm_jax.train.loop import starting_parameters
+from wallwm_jax.train.stages import without_absent
 from wallwm_jax.train.state import TrainState
 
 CONFIG = {
@@ -51,6 +52,17 @@ def test_a_part_may_start_as_a_copy_of_another(tmp_path):
     assert found["action"]["head"] is action["head"] and found["video"] is reader
     bare = {"video": {"weight": jnp.zeros(2)}, "action": {"weight": jnp.zeros(2)}}
     assert starting_parameters(stage, tmp_path, RECORDS, lambda: bare) is bare
+    unread = {"video": reader, "action": {"head": jnp.zeros(3)}}
+    assert starting_parameters(stage, tmp_path, RECORDS, lambda: unread) is unread
+
+
+def test_a_stage_trains_the_towers_that_a_model_has():
+    """Stage 2 trains the duration head where there is one; of its other towers none may be missing."""
+    whole, without = {"action": {}, "duration": {}, "video": {}}, {"duration": {}, "video": {}}
+    stage = stage_of("action")
+    assert without_absent(stage, whole).trains == {"action", "duration"}
+    assert without_absent(stage, {"action": {}, "video": {}}).trains == {"action"}
+    assert without_absent(stage, without).trains == {"action", "duration"}
 
 
 def test_stage_2_refuses_what_is_missing_unfinished_or_other(tmp_path):
