@@ -36,9 +36,22 @@ class ToySettings:
         return dataclasses.replace(self, noise=0.0)
 
 
+class ToyModel:
+    """The linear map."""
+
+    def apply(self, variables, inputs, *, method):
+        return getattr(self, method)(inputs, **variables["params"]["linear"])
+
+    def image(self, inputs, weight, bias):
+        return inputs @ weight + bias
+
+
+TOY_MODEL = ToyModel()
+
+
 def toy_loss(model, parameters, batch, key, settings):
     """Squared error of the mean action's image; the noise is the step's own."""
-    mean = batch.actions.mean(1) @ parameters["linear"]["weight"] + parameters["linear"]["bias"]
+    mean = model.apply({"params": parameters}, batch.actions.mean(1), method="image")
     wanted = batch.state[:, 0] + settings.noise * jax.random.normal(key, mean.shape)
     loss = jnp.mean(jnp.square(mean * parameters["frozen"]["scale"] - wanted))
     return loss, {"events": batch.segment_mask.sum(), "tokens": jnp.asarray(1.0), "error_loss": loss}
@@ -62,7 +75,7 @@ def toy_run(directory: pathlib.Path, fault=None, stage: Stage = TOY, **settings)
     records = Records(
         {"seed": 0, "stages": {"toy": SETTINGS | settings}}, {"low": [0.5]}, {"views": ["front"]}, {"width": 26}
     )
-    return Run(stage, None, DECLARATIONS, whole, make_mesh("laptop"), 0, records, directory, fault=fault)
+    return Run(stage, TOY_MODEL, DECLARATIONS, whole, make_mesh("laptop"), 0, records, directory, fault=fault)
 
 
 def toy_data(steps: int = 1000) -> StageData:
@@ -74,13 +87,13 @@ def toy_family(number: int = TOY.number, **changes) -> ModelFamily:
     parts = {
         "name": "toys",
         "stages": (dataclasses.replace(TOY, number=number, model_sections=("toy_model",)),),
-        "build": lambda config, curated: None,
+        "build": lambda config, curated: TOY_MODEL,
         "architecture": lambda model: {"width": 26},
-        "rebuild": lambda config, record: None,
+        "rebuild": lambda config, record: TOY_MODEL,
         "shapes": lambda model, batch: (jax.eval_shape(toy_parameters), DECLARATIONS),
         "init": lambda model, key, batch, mesh: (toy_parameters(), DECLARATIONS),
         "data": lambda stage, config, curated, eval_batches: toy_data(),
-        "planned": lambda config, views, remat: None,
+        "planned": lambda config, views, remat: TOY_MODEL,
         "variant": lambda model: None,
     }
     return ModelFamily(**(parts | changes))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.settings import FRAMES_PER_LATENT
 from wallwm_jax.evaluate.events import future_frames, observation
@@ -18,7 +19,7 @@ from wallwm_jax.evaluate.video_quality import EventFrames
 class Reconstruct:
     """The codec's encode and decode of frame groups, `rows` at a time: what no dream can surpass. One compilation."""
 
-    def __init__(self, model: Any, parameters: Any, rows: int = 16):
+    def __init__(self, model: Model, parameters: Any, rows: int = 16):
         def rebuild(frames):
             latents = model.apply({"params": parameters}, frames[:, None], method="encode_frames")
             decoded = model.apply({"params": parameters}, latents, method="decode_frames")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.pipeline import cluster_balance
 from wallwm_jax.evaluate.baselines import MeanTrajectory, scene_dependence
@@ -27,7 +28,7 @@ CLUSTER_TITLES = {"vision_language_cluster": "by what is seen and said", "action
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     parameters: Any,
     curated: CuratedDataset,
     settings: EvaluationSettings,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.types import Observation
 from wallwm_jax.data.curated import CuratedDataset
 from wallwm_jax.data.planning import Moment, Plan, PlanSettings, PlanWriter, episode_plans
@@ -62,7 +63,7 @@ class LanguageResult:
 
 def evaluate_language(
     reasoning: Reasoning,
-    model: Any,
+    model: Model,
     parameters: Any,
     curated: CuratedDataset,
     settings: PlanSettings,
@@ -155,7 +156,7 @@ def moment_request(curated: CuratedDataset, moment: Moment) -> Request:
 
 
 def trace_accuracy(
-    model: Any, parameters: Any, plans: Sequence[Plan], writer: PlanWriter, schedule: str, rows: int = 32
+    model: Model, parameters: Any, plans: Sequence[Plan], writer: PlanWriter, schedule: str, rows: int = 32
 ) -> float:
     """Share of the traces' tokens that the small language model finds likeliest, given the latents of a schedule and
     the tokens before; at the middle of every event."""
@@ -173,7 +174,7 @@ def trace_accuracy(
     return right / count
 
 
-def _right_tokens(model: Any, parameters: Any, batch: Any, schedule: str) -> tuple[Any, Any]:
+def _right_tokens(model: Model, parameters: Any, batch: Any, schedule: str) -> tuple[Any, Any]:
     variables = {"params": parameters}
     latents = model.apply(variables, model.apply(variables, batch, method="read"), schedule, method="think")
     scores = model.apply(variables, latents, batch.trace, batch.trace_mask, method="reconstruct")

@@ -10,6 +10,7 @@ from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.config import Section
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.types import ActionChunk, Observation
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
@@ -79,7 +80,7 @@ class EventMode:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         parameters: Any,
         embodiment: Embodiment,
         statistics: Statistics,

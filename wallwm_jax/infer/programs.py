@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data import text
 from wallwm_jax.infer import denoise
@@ -53,7 +54,7 @@ class Programs:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         parameters: Any,
         rows: int,
         layout: Layout,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray, UInt8
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.types import ActionChunk
 from wallwm_jax.data.embodiment import Embodiment
 from wallwm_jax.data.statistics import Statistics
@@ -59,7 +60,7 @@ class UnifiedMode:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         parameters: Any,
         embodiment: Embodiment,
         statistics: Statistics,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.types import PlanBatch
 from wallwm_jax.objectives.portions import WHOLE, Mean, Portion
 from wallwm_jax.objectives.segments import masked_mean
@@ -55,7 +56,7 @@ class StaircaseSettings:
 
 
 def backbone_loss(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: PlanBatch,
     key: PRNGKeyArray,
@@ -84,7 +85,7 @@ def backbone_loss(
 
 
 def conditioner_loss(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: PlanBatch,
     key: PRNGKeyArray,
@@ -119,7 +120,7 @@ def conditioner_loss(
 
 
 def staircase_loss(
-    model: Any,
+    model: Model,
     parameters: Any,
     batch: PlanBatch,
     key: PRNGKeyArray,

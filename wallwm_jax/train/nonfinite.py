@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.trees import named_leaves
 from wallwm_jax.optim.clipping import global_norm
 from wallwm_jax.train.checkpoint import CheckpointStore, Records, nested, read_arrays
@@ -120,7 +121,9 @@ def read_failed_step(path: str | pathlib.Path) -> KeptStep:
     return KeptStep(step, *parts, records, progress["stage"], fault, progress["numbers"])
 
 
-def examine(model: Any, stage: Stage, settings: StageSettings, seed: int, kept: KeptStep, make_batch: Any) -> Findings:
+def examine(
+    model: Model, stage: Stage, settings: StageSettings, seed: int, kept: KeptStep, make_batch: Any
+) -> Findings:
     """Does a kept step again, its fault on purpose included; `make_batch(**fields)` is the type of its batch."""
     gradients_of = make_gradients(model, stage, settings, seed)
 

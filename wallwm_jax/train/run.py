@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.processes import PATIENCE
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.train.checkpoint import Records
@@ -51,7 +52,7 @@ class Run:
     on purpose. Several processes wait `patience` seconds for each other before the first step."""
 
     stage: Stage
-    model: Any
+    model: Model
     declarations: Any
     settings: StageSettings
     mesh: Mesh | AbstractMesh

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from wallwm_jax.core.model import Model
 from wallwm_jax.core.rng import stream, substream
 from wallwm_jax.core.types import TrainingBatch
 from wallwm_jax.objectives.portions import Part
@@ -24,7 +25,7 @@ Step = Callable[[TrainState, TrainingBatch], tuple[TrainState, dict[str, Array]]
 
 
 def make_gradients(
-    model: Any, stage: Stage, settings: StageSettings, seed: int
+    model: Model, stage: Stage, settings: StageSettings, seed: int
 ) -> Callable[[Any, TrainingBatch, Int[Array, ""]], tuple[tuple[Array, dict[str, Array]], Any]]:
     """`gradients(parameters, batch, step) -> ((loss, metrics), gradients of the trained towers)`.
 
@@ -53,7 +54,7 @@ def make_gradients(
 
 
 def make_train_step(
-    model: Any,
+    model: Model,
     stage: Stage,
     optimizer: optax.GradientTransformation,
     settings: StageSettings,
@@ -98,7 +99,7 @@ def make_train_step(
     return step
 
 
-def make_evaluation(model: Any, stage: Stage, settings: StageSettings) -> Callable[..., dict[str, Array]]:
+def make_evaluation(model: Model, stage: Stage, settings: StageSettings) -> Callable[..., dict[str, Array]]:
     """`evaluation(parameters, batch, key) -> metrics` with "loss" among them, under the conditions of inference."""
     objective, parts = settings.objective.for_evaluation(), settings.run.accumulate
 

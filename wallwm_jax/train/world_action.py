@@ -1,6 +1,7 @@
 """The world action model as a family: stages 1, 2 and 5 (WALL-WM table 1), on events and on windows."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -82,8 +83,7 @@ def _event_sizes(stage: Stage, config: ml_collections.ConfigDict, variant: Varia
 
 
 def _video_tokens(model: WorldAction, batch: EventBatch) -> int:
-    rows, slots, _, views = batch.frames.shape[:4]
-    return rows * slots * views * (model.variant.cells // model.variant.patch) ** 2
+    return math.prod(batch.border_mask.shape) // model.variant.patch**2
 
 
 def _window_index_settings(config: ml_collections.ConfigDict) -> WindowIndexSettings:
@@ -171,11 +171,10 @@ ADAPTATION = Stage(
 def _build(config: ml_collections.ConfigDict, curated: CuratedDataset) -> WorldAction:
     """Raises InputError for pictures that are no whole number of latent cells and patches."""
     model, pixels = build_model(config.model, len(curated.views)), config.data.spatial_compression
-    cells = tuple(side // pixels for side in curated.image_shape)
     if any(side % pixels for side in curated.image_shape):
         found = "pictures of {} x {} pixels".format(*curated.image_shape)
         raise InputError(str(curated.root), found, f"multiples of data.spatial_compression, {pixels}")
-    check_cells(model.variant, cells)
+    check_cells(model.variant, tuple(side // pixels for side in curated.image_shape))
     return model
 
 
@@ -189,6 +188,8 @@ def _check(stage: Stage, config: ml_collections.ConfigDict) -> None:
     variant, settings = build_model(config.model, views=1).variant, loader_settings(stage, config)
     codec, pixels = variant.codec, settings.spatial_compression
     check_window(variant, settings.max_latent_frames - 1)
+    for size in settings.resolutions:
+        check_cells(variant, tuple(side // pixels for side in size))
     if settings.history is not None:
         check_window(variant, settings.history.future_latents, settings.history.history_latents)
     if codec is not None and codec.spatial_compression != pixels:
