@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from wallwm_jax.train.checksums import Piece, checksums, own_pieces, total
+from wallwm_jax.train.checksums import ShardPiece, checksums, own_pieces, total
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.int32, np.uint8, bool, np.float16)
 shapes = st.lists(st.integers(1, 7), max_size=4).map(tuple)
@@ -36,7 +36,7 @@ def test_pieces_add_up(shape, dtype, data):
             for part in (slice(0, cut), slice(cut, shape[axis])):
                 halves.append((*index[:axis], part, *index[axis + 1 :]))
         pieces = [(index, array[index]) for index in halves]
-    parts = [checksums({"array": [Piece(shape, *piece)]}) for piece in data.draw(st.permutations(pieces))]
+    parts = [checksums({"array": [ShardPiece(shape, *piece)]}) for piece in data.draw(st.permutations(pieces))]
     assert total(parts)["array"] == _checksum(array)
 
 
@@ -66,7 +66,7 @@ def test_blocks_are_no_seams():
         halves = [(slice(0, 2), slice(2, None)), (slice(0, 69_999), slice(69_999, None))][
             len(shape) == 1 or shape[0] > 9
         ]
-        pieces = [Piece(shape, (half, *(slice(0, size) for size in shape[1:])), array[half]) for half in halves]
+        pieces = [ShardPiece(shape, (half, *(slice(0, size) for size in shape[1:])), array[half]) for half in halves]
         assert total([checksums({"array": pieces})])["array"] == _checksum(array)
 
 

@@ -46,7 +46,7 @@ class HistorySettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class DataLayout:
     """What training and inference must agree on: how frames, captions and latent cells are laid out.
 
     Attributes:
@@ -71,7 +71,7 @@ class Layout:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LoaderSettings(Layout):
+class LoaderSettings(DataLayout):
     """Settings of windows and rows.
 
     DECIDE (WALL-WM 3): the paper's "65 latent frames, 129 raw at stride 2" does not add up, so `max_latent_frames`

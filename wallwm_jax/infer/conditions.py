@@ -12,13 +12,13 @@ from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.types import UNIFIED_DIMENSION, EventBatch, Observation
 from wallwm_jax.data.batch_arrays import BatchShape, Clock, Place, empty_batch, write_slots, write_steps
 from wallwm_jax.data.embodiment import Embodiment
-from wallwm_jax.data.settings import FRAMES_PER_LATENT, Layout, LoaderSettings
+from wallwm_jax.data.settings import FRAMES_PER_LATENT, DataLayout, LoaderSettings
 from wallwm_jax.data.statistics import Statistics
 from wallwm_jax.infer.history import History
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WindowSettings(Layout):
+class WindowSettings(DataLayout):
     """How an event's window is cut: as the loader that trained the model cut it."""
 
     max_latent_frames: int = 6
@@ -55,7 +55,7 @@ class WindowSettings(Layout):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChunkSettings(Layout):
+class ChunkSettings(DataLayout):
     """How an observation-centred window is cut: as the loader that trained the model cut it (WALL-WM eq. 11)."""
 
     history_latents: int = 2

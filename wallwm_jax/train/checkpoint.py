@@ -26,7 +26,7 @@ from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.files import sync_directory, write_durably
 from wallwm_jax.core.message_board import message_board
 from wallwm_jax.core.trees import named_leaves
-from wallwm_jax.train.checksums import Piece, checksums, own_pieces, spans_processes, total
+from wallwm_jax.train.checksums import ShardPiece, checksums, own_pieces, spans_processes, total
 from wallwm_jax.train.manifest import (
     MANIFEST,
     UNCOMMITTED,
@@ -170,7 +170,7 @@ class CheckpointStore:
             self._arrays.close()
 
     def _commit(
-        self, folder: pathlib.Path, pieces: dict[str, list[Piece]], records: Records, manifest: dict[str, Any]
+        self, folder: pathlib.Path, pieces: dict[str, list[ShardPiece]], records: Records, manifest: dict[str, Any]
     ) -> None:
         """The part of a save that runs in the background: sums the arrays, waits for their files, and writes the
         manifest when everything else is on disk."""

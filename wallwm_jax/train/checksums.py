@@ -24,7 +24,7 @@ _BLOCK = 1 << 16
 _MASK = (1 << 64) - 1
 
 
-class Piece(NamedTuple):
+class ShardPiece(NamedTuple):
     """A part of an array in this process's memory: the whole's shape, the part's place in it, and its numbers."""
 
     shape: tuple[int, ...]
@@ -37,7 +37,7 @@ def spans_processes(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
-def own_pieces(named: Mapping[str, Any]) -> dict[str, list[Piece]]:
+def own_pieces(named: Mapping[str, Any]) -> dict[str, list[ShardPiece]]:
     """Each piece of the arrays that lies on this process's devices, once, of several replicas the first; so that all
     processes together have an array that spans them once. Waits until the pieces are in its memory; what a save has
     copied there before is not copied again.
@@ -45,7 +45,7 @@ def own_pieces(named: Mapping[str, Any]) -> dict[str, list[Piece]]:
     return {name: list(_pieces(leaf)) for name, leaf in named.items()}
 
 
-def checksums(pieces: Mapping[str, Sequence[Piece]]) -> Sums:
+def checksums(pieces: Mapping[str, Sequence[ShardPiece]]) -> Sums:
     """The sums over the pieces of each array."""
     return {name: sum(map(_sum, parts)) & _MASK for name, parts in pieces.items()}
 
@@ -59,16 +59,16 @@ def total(sums: Iterable[Mapping[str, int]]) -> dict[str, str]:
     return {name: f"{value:016x}" for name, value in found.items()}
 
 
-def _pieces(leaf: Any) -> Iterator[Piece]:
+def _pieces(leaf: Any) -> Iterator[ShardPiece]:
     if not isinstance(leaf, jax.Array):
-        yield Piece(leaf.shape, tuple(slice(0, size) for size in leaf.shape), np.asarray(leaf))
+        yield ShardPiece(leaf.shape, tuple(slice(0, size) for size in leaf.shape), np.asarray(leaf))
         return
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
-            yield Piece(leaf.shape, shard.index, np.asarray(shard.data))
+            yield ShardPiece(leaf.shape, shard.index, np.asarray(shard.data))
 
 
-def _sum(piece: Piece) -> int:
+def _sum(piece: ShardPiece) -> int:
     """The piece's part of the sum of its array."""
     if not piece.values.size:
         return 0

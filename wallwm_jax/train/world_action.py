@@ -17,7 +17,7 @@ from wallwm_jax.core.types import EventBatch
 from wallwm_jax.data.curated import INDEX, WINDOWS, CuratedDataset
 from wallwm_jax.data.curation.window_clusters import WindowIndexSettings, index_windows
 from wallwm_jax.data.pipeline import make_loader
-from wallwm_jax.data.settings import FRAMES_PER_LATENT, Layout, LoaderSettings
+from wallwm_jax.data.settings import FRAMES_PER_LATENT, DataLayout, LoaderSettings
 from wallwm_jax.models.fits import check_cells, check_window
 from wallwm_jax.models.initialise import abstract_parameters, init_parameters
 from wallwm_jax.models.variants import Variant
@@ -93,7 +93,7 @@ def _window_index_settings(config: ml_collections.ConfigDict) -> WindowIndexSett
 def _check_windows(stage: Stage, config: ml_collections.ConfigDict) -> None:
     check_keys(config.windows, ("loader", "index"), "config.windows")
     own, shared = config.windows.get("loader", {}), LoaderSettings.from_config(config.data)
-    for field in dataclasses.fields(Layout):
+    for field in dataclasses.fields(DataLayout):
         if field.name in own and own[field.name] != getattr(shared, field.name):
             expected = f"{getattr(shared, field.name)}, as config.data says for all stages"
             raise InputError(f"config.windows.loader.{field.name}", own[field.name], expected)
