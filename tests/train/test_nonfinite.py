@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests.train.synthetic import random_batch
@@ -12,6 +14,8 @@ from tests.train.toy import TOY, toy_data, toy_parameters, toy_run, toy_start
 from wallwm_jax.core.errors import InputError, RunError
 from wallwm_jax.core.trees import digest
 from wallwm_jax.core.types import EventBatch
+from wallwm_jax.optim import freeze
+from wallwm_jax.optim.builder import build_optimizer
 from wallwm_jax.train.checkpoint import read_checkpoint
 from wallwm_jax.train.faults import Fault
 from wallwm_jax.train.fit import fit
@@ -68,6 +72,33 @@ def _kept(tmp_path, fault=None, data=None, **settings):
     return read_failed_step(str(told.value).split("`")[1].split()[-1]), run
 
 
+def _examined(run, kept):
+    """The kept step done again."""
+    trained, _ = freeze.split(run.declarations, TOY.trains)
+    optimizer = build_optimizer(run.settings.optimizer, trained)
+    return examine(run.model, TOY, optimizer, run.settings, run.seed, kept, EventBatch)
+
+
+def test_an_update_that_is_not_finite_is_found_again(tmp_path):
+    """Every gradient is finite; what the optimizer makes of them is not."""
+    settings = {"optimizer": "tests.train.test_nonfinite:exploding", "learning_rate": 1.0}
+    kept, run = _kept(tmp_path, **settings)
+    found = _examined(run, kept)
+    assert found.gradients == [] and found.updates == ["linear/bias", "linear/weight"]
+    assert np.isfinite(found.numbers["grad_norm"]) and not np.isfinite(found.numbers["update_norm"])
+    assert not np.isfinite(kept.numbers["update_norm"])
+
+
+def exploding(learning_rate):
+    """An optimizer whose third update is infinite, by a count in its state."""
+
+    def update(updates, state, parameters=None):
+        factor = jnp.where(state >= 2, jnp.inf, -learning_rate(state))
+        return jax.tree.map(lambda leaf: factor * jnp.ones_like(leaf), updates), state + 1
+
+    return optax.GradientTransformation(lambda parameters: jnp.zeros([], jnp.int32), update)
+
+
 def test_a_bad_batch_is_kept_and_named(tmp_path):
     """From step 6 on the actions hold a NaN: what is kept is the state before the last step that was tried, its batch,
     its number and the config; done again, the losses and every gradient that reads the actions are not finite."""
@@ -82,7 +113,7 @@ def test_a_bad_batch_is_kept_and_named(tmp_path):
     assert kept.step == 6 and kept.records == run.records and kept.fault is None
     assert digest(kept.parameters) == digest(read_checkpoint(tmp_path / "checkpoints", 5).parameters)
     np.testing.assert_array_equal(kept.batch["state"], random_batch(106).state)
-    found = examine(run.model, TOY, run.settings, run.seed, kept, EventBatch)
+    found = _examined(run, kept)
     assert np.isnan(found.numbers["loss"]) and np.isnan(kept.numbers["loss"])
     assert found.batch == ["actions"] and found.parameters == []
     assert found.gradients == ["linear/bias", "linear/weight"]
@@ -91,7 +122,7 @@ def test_a_bad_batch_is_kept_and_named(tmp_path):
 def test_a_fault_on_purpose_strikes_again(tmp_path):
     """Gradients that were made infinite are so again, and nothing else is."""
     kept, run = _kept(tmp_path, Fault.parse("inf@step=3,count=9"))
-    found = examine(run.model, TOY, run.settings, run.seed, kept, EventBatch)
+    found = _examined(run, kept)
     assert kept.step == 3 and found.gradients == ["linear/bias", "linear/weight"]
     assert found.batch == found.parameters == [] and not np.isfinite(found.numbers["grad_norm"])
     np.testing.assert_allclose(found.numbers["loss"], kept.numbers["loss"], rtol=1e-5)  # another program, fp32

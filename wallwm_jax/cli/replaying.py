@@ -5,8 +5,10 @@ import math
 from collections.abc import Mapping
 
 from wallwm_jax.core.config import from_json
+from wallwm_jax.optim import freeze
+from wallwm_jax.optim.builder import build_optimizer
 from wallwm_jax.train.families import FAMILIES, Families, family_of, stage_of
-from wallwm_jax.train.nonfinite import Findings, KeptStep, examine, read_failed_step
+from wallwm_jax.train.nonfinite import DECISIVE, Findings, KeptStep, examine, read_failed_step
 from wallwm_jax.train.settings import configured_stage
 from wallwm_jax.train.stages import without_absent
 
@@ -19,8 +21,11 @@ def replay(path: str, families: Families = FAMILIES) -> int:
     kept = read_failed_step(path)
     config = from_json(json.dumps(kept.records.config))
     stage, settings = configured_stage(stage_of(kept.stage, families), config.stages[kept.stage])
-    model = family_of(stage, families).rebuild(config, kept.records.model)
-    found = examine(model, without_absent(stage, kept.parameters), settings, config.seed, kept, stage.batches.type)
+    family, stage = family_of(stage, families), without_absent(stage, kept.parameters)
+    model = family.rebuild(config, kept.records.model)
+    _, declarations = family.shapes(model, stage.batches.type(**kept.batch))
+    optimizer = build_optimizer(settings.optimizer, freeze.split(declarations, stage.trains)[0])
+    found = examine(model, stage, optimizer, settings, config.seed, kept, stage.batches.type)
     print(*_lines(kept, found), sep="\n")
     return int(_finite(found.numbers))
 
@@ -30,7 +35,7 @@ def _lines(kept: KeptStep, found: Findings) -> list[str]:
     on_purpose = "" if kept.fault is None else f", with the fault {kept.fault} on purpose"
     lines = [f"stage {kept.stage}, step {kept.step + 1}{on_purpose}"]
     lines += [f"{name}: {value:.6g} (then {kept.numbers[name]:.6g})" for name, value in sorted(found.numbers.items())]
-    for kind in ("batch", "parameters", "gradients"):
+    for kind in ("batch", "parameters", "gradients", "updates"):
         names = getattr(found, kind)
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         lines.append(f"{kind} that are not finite: {', '.join(names[:SHOWN]) or 'none'}{more}")
@@ -44,4 +49,4 @@ def _lines(kept: KeptStep, found: Findings) -> list[str]:
 
 def _finite(numbers: Mapping[str, float]) -> bool:
     """Whether a step with these numbers would count; as training decides it."""
-    return math.isfinite(numbers["loss"]) and math.isfinite(numbers["grad_norm"])
+    return all(math.isfinite(numbers[name]) for name in DECISIVE)

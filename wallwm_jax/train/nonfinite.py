@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Int
 
 from wallwm_jax.core.errors import InputError
 from wallwm_jax.core.model import Model
-from wallwm_jax.core.trees import named_leaves
+from wallwm_jax.core.trees import named_leaves, path_name
+from wallwm_jax.optim import freeze
 from wallwm_jax.optim.clipping import global_norm
 from wallwm_jax.train.checkpoint import CheckpointStore, Records, nested, read_arrays
 from wallwm_jax.train.faults import Fault
@@ -68,11 +70,12 @@ class FailedStep(NamedTuple):
 
 
 class KeptStep(NamedTuple):
-    """A `FailedStep` read again, with nested dicts in place of its types. `numbers` are the losses and the gradient
-    norm that the run had seen."""
+    """A `FailedStep` read again: nested dicts in place of its types, and the optimizer's state by name. `numbers` are
+    the losses and the norms of gradient and update that the run had seen."""
 
     step: int
     parameters: Any
+    optimizer_state: dict[str, Any]
     batch: Any
     records: Records
     stage: str
@@ -81,11 +84,12 @@ class KeptStep(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """A step done again: its losses and gradient norm, names of gradients, parameters and fields of the batch that are
+    """A step done again: its losses and norms, names of gradients, updates, parameters and fields of the batch that are
     not finite, and the largest finite gradient, (name, size)."""
 
     numbers: dict[str, float]
     gradients: list[str]
+    updates: list[str]
     parameters: list[str]
     batch: list[str]
     largest: tuple[str, float]
@@ -117,35 +121,54 @@ def read_failed_step(path: str | pathlib.Path) -> KeptStep:
     if "fault" not in progress:
         raise InputError(f"step {path}", "a checkpoint", "a step that was kept because it was not finite")
     tree, fault = nested(arrays), progress["fault"] and Fault.parse(progress["fault"])
-    parts = tree["state"]["parameters"], tree["batch"]
+    prefix = "state/optimizer_state/"
+    moments = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    parts = tree["state"]["parameters"], moments, tree["batch"]
     return KeptStep(step, *parts, records, progress["stage"], fault, progress["numbers"])
 
 
 def examine(
-    model: Model, stage: Stage, settings: StageSettings, seed: int, kept: KeptStep, make_batch: Any
+    model: Model,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    settings: StageSettings,
+    seed: int,
+    kept: KeptStep,
+    make_batch: Any,
 ) -> Findings:
     """Does a kept step again, its fault on purpose included; `make_batch(**fields)` is the type of its batch."""
     gradients_of = make_gradients(model, stage, settings, seed)
 
     @jax.jit
-    def again(parameters: Any, batch: Any) -> tuple[dict[str, Array], Any]:
+    def again(parameters: Any, batch: Any) -> tuple[dict[str, Array], Any, Any]:
         (loss, metrics), gradients = gradients_of(parameters, batch, jnp.asarray(kept.step))
         if kept.fault is not None:
             gradients = kept.fault.corrupt(gradients, jnp.asarray(kept.step + 1))
-        losses = {name: value for name, value in metrics.items() if name.endswith("loss")}
-        sizes = jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0.0), gradients)
-        return {**losses, "loss": loss, "grad_norm": global_norm(gradients)}, sizes
+        trained, _ = freeze.split(parameters, stage.trains)
+        state = jax.tree_util.tree_map_with_path(
+            lambda path, _: jnp.asarray(kept.optimizer_state[path_name(path)]), jax.eval_shape(optimizer.init, trained)
+        )
+        updates, _ = optimizer.update(gradients, state, trained)
+        numbers = {name: value for name, value in metrics.items() if name.endswith("loss")}
+        numbers |= {"loss": loss, "grad_norm": global_norm(gradients), "update_norm": global_norm(updates)}
+        return numbers, *(_sizes(tree) for tree in (gradients, updates))
 
-    numbers, sizes = jax.device_get(again(kept.parameters, make_batch(**kept.batch)))
-    sizes = {name: float(size) for name, size in named_leaves(sizes).items()}
+    numbers, *sizes = jax.device_get(again(kept.parameters, make_batch(**kept.batch)))
+    sizes, moved = ({name: float(size) for name, size in named_leaves(tree).items()} for tree in sizes)
     finite = {name: size for name, size in sizes.items() if math.isfinite(size)}
     return Findings(
         {name: float(value) for name, value in numbers.items()},
         sorted(set(sizes) - set(finite)),
+        sorted(name for name, size in moved.items() if not math.isfinite(size)),
         _not_finite(kept.parameters),
         _not_finite(kept.batch),
         max(finite.items(), key=lambda item: item[1], default=("none", 0.0)),
     )
+
+
+def _sizes(tree: Any) -> Any:
+    """The largest number of every leaf."""
+    return jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0.0), tree)
 
 
 def _not_finite(tree: Any) -> list[str]:
