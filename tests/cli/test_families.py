@@ -3,8 +3,9 @@
 import ml_collections
 import pytest
 
-from wallwm_jax.cli.families import COMMANDS, Commands, commands_of
+from wallwm_jax.cli.families import COMMANDS, Commands, commands_of, commands_of_mode
 from wallwm_jax.core.errors import InputError
+from wallwm_jax.infer.modes import MODES, InferenceMode
 
 
 def toy_commands():
@@ -41,3 +42,18 @@ def test_what_a_config_lacks_is_named():
     config.stages.toy = {}
     toys.require(config)
     assert toys.is_described(config)
+
+
+def test_a_mode_is_driven_by_its_family():
+    """Also a mode from outside of a family from outside; a family without a row, and an unknown mode, are refused."""
+    modes = (
+        *MODES,
+        InferenceMode(name="play", load=lambda run, settings: None, source="caption", compared={}, family="toys"),
+    )
+    toys = toy_commands()
+    assert commands_of_mode("unified").family == "world_action"
+    assert commands_of_mode("play", modes, (*COMMANDS, toys)) is toys
+    with pytest.raises(InputError, match=r"--mode: found 'play', expected a mode of one of the families"):
+        commands_of_mode("play", modes)
+    with pytest.raises(InputError, match=r"--mode: found 'units'.*nearest: 'unified'"):
+        commands_of_mode("units")
