@@ -333,7 +333,7 @@ def test_stages_in_the_wrong_order_are_refused(dataset, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "video" in errors and "--stage" in errors and "action" in errors
     assert "a finished stage 'adaptation', for unified mode" in errors
-    assert "--mode: found 'dream', expected one of ('event', 'unified')" in errors
+    assert "--mode: found 'dream', expected one of ['event', 'unified'] (nearest: 'event')" in errors
 
 
 def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, capsys, monkeypatch):
@@ -352,7 +352,7 @@ def test_a_run_that_is_asked_to_stop_begins_no_other_stage(dataset, tmp_path, ca
         return loop.StageResult(TrainState(count, count, count, {}, {}, {}), workdir / name)
 
     monkeypatch.setattr(loop, "train_stage", train_stage)
-    for text in ("stage video is saved at step 2 of 3", "the same command goes on after the stage"):
+    for text in ("stage video is saved at step 2 of 3", "the same command goes on after stage video"):
         assert main(arguments("run", dataset, workdir)) == 75
         assert f"asked to stop (SIGTERM): {text}" in capsys.readouterr().out
     assert trained == ["video", "video"] and not (workdir / "report.html").exists()

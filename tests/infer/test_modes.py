@@ -52,7 +52,7 @@ def test_a_mode_from_outside_is_served_like_any_other(still, folder, observe):
     result = policy.infer(observe(0), "stay")
     np.testing.assert_array_equal(result.unified.actions, np.tile(observe(0).state, (3, 1)))
     assert policy.describe()["mode"] == "still" and policy.describe()["checkpoint"] == {"run": str(folder)}
-    with pytest.raises(InputError, match=r"mode: found 'still', expected one of \('event', 'unified'\)"):
+    with pytest.raises(InputError, match=r"mode: found 'still', expected one of \['event', 'unified'\]"):
         Policy.load(folder, mode="still")
 
 
@@ -68,6 +68,6 @@ def test_a_mode_from_outside_is_driven_in_the_closed_loop(still, folder, observe
 
 def test_unknown_modes_are_refused_with_the_table():
     """Under the name of the option that was wrong."""
-    with pytest.raises(InputError, match=r"--mode: found 'dream', expected one of \('event', 'unified'\)"):
+    with pytest.raises(InputError, match=r"--mode: found 'dream', expected one of \['event', 'unified'\]"):
         mode_of("dream", field="--mode")
     assert [mode.name for mode in MODES] == ["event", "unified"]
