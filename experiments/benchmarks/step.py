@@ -167,7 +167,7 @@ def fitted(batch: EventBatch, shapes: EventBatch) -> EventBatch:
         intrinsics=np.where(batch.camera_mask[..., None, None], intrinsics, batch.intrinsics),
     )
     for name, found, wanted in zip(batch._fields, resized, shapes, strict=True):
-        if found.shape != wanted.shape:
+        if found is not None and found.shape != wanted.shape:
             raise ValueError(f"{name}: found {found.shape}, expected {wanted.shape}")
     return resized
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.core.test_files import read_only_folder
 from tests.data import lerobot_fixture
+from tests.journeys.journey import scripts, take
 from wallwm_jax.cli import pipeline
 from wallwm_jax.cli.main import main
 from wallwm_jax.core.errors import InputError, RunError
@@ -128,6 +129,12 @@ def test_data_that_changed_since_is_refused(run, dataset, tmp_path, capsys, file
     assert main([*arguments("train", dataset, workdir, RECIPE), "--stage", "1"]) == 2
     error = capsys.readouterr().err
     assert f"sources.{file}: found " in error and "--accept-change data" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", scripts(from_a_run=True), ids=lambda path: path.stem)
+def test_a_journey_starts_from_a_trained_run(run, script, monkeypatch, tmp_path):
+    """What a new user does with a run's folder (tests/journeys)."""
+    take(script, monkeypatch, tmp_path, run)
 
 
 ROBOT = {

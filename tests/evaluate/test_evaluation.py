@@ -71,7 +71,7 @@ def test_event_mode_sees_what_the_loader_would_show(curated):
         3, 3, curated.embodiment, curated.statistics, window,
     )  # fmt: skip
     unknown = {"frames", "actions", "intrinsics", "extrinsics", "camera_mask", "event_rows", "text", "text_mask"}
-    unknown |= {"effectors", "effector_mask", "told_event"}
+    unknown |= {"effectors", "effector_mask", "told_event", "latents"}
     for name in set(batch._fields) - unknown:
         np.testing.assert_allclose(getattr(batch, name), getattr(loader, name), atol=1e-6, err_msg=name)
     np.testing.assert_array_equal(batch.frames[:, 0], loader.frames[:, 0])

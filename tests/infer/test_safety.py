@@ -27,14 +27,14 @@ def broken_flow(known_flow):
             super().__init__()
             self.part = part
 
-        def action(self, *arguments):
-            return self._spoilt("action", super().action(*arguments))
+        def action(self, *arguments, **options):
+            return self._spoilt("action", super().action(*arguments, **options))
 
-        def duration(self, *arguments):
-            return self._spoilt("duration", super().duration(*arguments))
+        def duration(self, *arguments, **options):
+            return self._spoilt("duration", super().duration(*arguments, **options))
 
-        def video(self, batch, noisy, keyframes, time, *rest):
-            velocity, features = super().video(batch, noisy, keyframes, time, *rest)
+        def video(self, batch, noisy, keyframes, time, **options):
+            velocity, features = super().video(batch, noisy, keyframes, time, **options)
             late = (time[0, 0] < 0.99) & (self.part == "late video")
             return jax.numpy.where(late, self._spoilt("late video", velocity), velocity), features
 

@@ -111,15 +111,16 @@ class Place(NamedTuple):
 def write_slots(
     batch: EventBatch, place: Place, positions: Int[np.ndarray, "n"], history: int, clock: Clock
 ) -> tuple[int, slice]:
-    """Fills what follows from a window's real latent positions (neighbours, ascending) and its M = `history`: segment
-    ids, positions, times and masks of the slots. Returns the index of these slots: `batch.frames[index]` is theirs."""
-    index = (place.row, slice(place.slot + int(positions[0]), place.slot + int(positions[-1]) + 1))
+    """Fills what follows from a window's real latent positions (ascending) and its M = `history`: segment ids,
+    positions, times and masks of the slots. Returns the index of the slots from the first to the last of them:
+    `batch.frames[index]` is a view of theirs if, as the loader's are, they are neighbours."""
+    index = (place.row, place.slot + positions)
     batch.frame_segment_ids[index] = place.segment + 1
     batch.frame_positions[index] = positions
     batch.frame_times[index] = (positions - history) * clock.steps_per_latent / clock.control_hz
     batch.frame_mask[index] = True
     batch.observed_mask[index] = positions <= history
-    return index
+    return place.row, slice(place.slot + int(positions[0]), place.slot + int(positions[-1]) + 1)
 
 
 def write_steps(batch: EventBatch, place: Place, steps: int, history: int, clock: Clock) -> tuple[int, slice]:
