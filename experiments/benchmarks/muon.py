@@ -59,7 +59,7 @@ KINDS = {
     "down": "mlp -> embed",
 }
 SPECTRA = ("flat", "power", "exponential")
-SETTINGS = MuonSettings(coefficients="polar_close", norm="schatten", iteration="cheapest", halves=True)
+SETTINGS = MuonSettings(coefficients="polar_close", norm="schatten", iteration="cheapest", halves=True, exact_steps=0)
 RESULTS = pathlib.Path("experiments/benchmarks/results")
 PLANS = {"muon": "plan_5b.json", "adamw": "plan_5b_adamw.json", "optax_muon": "plan_5b_optax_muon.json"}
 PLANNED = ("stage", "frozen", "topology", "mesh", "parameters", "batch")
